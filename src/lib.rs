@@ -1,1 +1,9 @@
-
+//! The map of the house.
+pub mod bundle;
+pub mod certificate;
+pub mod clock;
+pub mod file;
+pub mod identity;
+pub mod key;
+pub mod setting;
+pub mod trust;

@@ -1,0 +1,56 @@
+//! One rendered file: the `[file.NAME]` table, and what a component wants written.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use crate::certificate::Owner;
+use crate::setting::{At, Mode, Name};
+
+/// `[file.NAME]`: any file, from a template.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "packaging/config.toml is their reference")]
+pub struct Settings {
+    pub path: At<PathBuf>,
+    pub template: At<PathBuf>,
+    #[serde(default)]
+    pub needs: Vec<At<Name>>,
+    pub owner: Option<String>,
+    pub group: Option<String>,
+    pub mode: Option<Mode>,
+    #[serde(default)]
+    pub replace: bool,
+}
+
+/// A file that this host is to hold.
+#[derive(Debug, Clone, PartialEq)]
+pub struct File {
+    /// What reports call it.
+    pub name: Name,
+    /// Where it lies, absolute.
+    pub path: PathBuf,
+    /// What is in it.
+    pub content: Content,
+    /// The certificates that must be held before it is written.
+    pub needs: Vec<Name>,
+    /// Who owns it.
+    pub owner: Owner,
+    /// Its mode.
+    pub mode: Mode,
+    /// Whether a file that someone else wrote may be replaced, with a backup.
+    pub replace: bool,
+}
+
+/// What is in a rendered file, as data; `render` gives it its form.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Content {
+    /// A YAML mapping.
+    Yaml(serde_json::Map<String, serde_json::Value>),
+    /// `NAME="value"` lines, as systemd.exec(5) `EnvironmentFile=` reads them.
+    Env(Vec<(String, String)>),
+    /// A text, such as a unit's drop-in.
+    Text(String),
+    /// A template of the user's.
+    Template(PathBuf),
+}

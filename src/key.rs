@@ -1,0 +1,204 @@
+//! Private keys and the requests made from them.
+//!
+//! A key is made on the host and leaves it never; a request (CSR, RFC 2986) carries its public half.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rcgen::{
+    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyPair, PublicKeyData,
+    RsaKeySize, SanType,
+};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateSigningRequestDer, PrivateKeyDer};
+use x509_parser::prelude::{FromDer, X509CertificationRequest};
+use zeroize::Zeroizing;
+
+use crate::identity::{Identity, KeyKind, Usage};
+
+/// What is wrong with a key or a request.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// The text holds no private key that can be read.
+    #[error(
+        "no usable private key: expected one PEM block PRIVATE KEY, EC PRIVATE KEY or RSA PRIVATE KEY, not encrypted"
+    )]
+    Unreadable,
+    /// The library could not make a key.
+    #[error("cannot make a {0:?} key")]
+    Make(KeyKind, #[source] rcgen::Error),
+    /// The names of an identity do not fit into a request.
+    #[error("cannot make a request for {0:?}")]
+    Request(String, #[source] rcgen::Error),
+    /// The text holds no request that can be read.
+    #[error("no usable certificate request")]
+    BadRequest,
+}
+
+/// A private key. It cannot be cloned or shown; its memory is wiped when it is dropped.
+pub struct Key {
+    pair: KeyPair,
+    pem: Zeroizing<String>,
+}
+
+impl Key {
+    /// Makes a new key. RSA takes 50 to 700 ms, everything else microseconds.
+    pub fn generate(kind: KeyKind) -> Result<Self, KeyError> {
+        let made = match kind {
+            KeyKind::P256 => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256),
+            KeyKind::P384 => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384),
+            KeyKind::P521 => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P521_SHA512),
+            KeyKind::Ed25519 => KeyPair::generate_for(&rcgen::PKCS_ED25519),
+            KeyKind::Rsa2048 => KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, RsaKeySize::_2048),
+            KeyKind::Rsa3072 => KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, RsaKeySize::_3072),
+            KeyKind::Rsa4096 => KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, RsaKeySize::_4096),
+        };
+        let pair = made.map_err(|source| KeyError::Make(kind, source))?;
+        let pem = Zeroizing::new(pair.serialize_pem());
+        Ok(Self { pair, pem })
+    }
+
+    /// Reads a key and keeps its text as it is: a SEC1 key written anew would be mislabelled.
+    pub fn parse(pem: &str) -> Result<Self, KeyError> {
+        let der = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| KeyError::Unreadable)?;
+        let pair = KeyPair::try_from(&der).map_err(|_| KeyError::Unreadable)?;
+        Ok(Self { pair, pem: Zeroizing::new(pem.to_owned()) })
+    }
+
+    /// The private key as PEM.
+    pub fn pem(&self) -> &str {
+        &self.pem
+    }
+
+    /// The public half as SubjectPublicKeyInfo, RFC 5280 section 4.1.2.7.
+    pub fn public(&self) -> Vec<u8> {
+        self.pair.subject_public_key_info()
+    }
+
+    /// What signs with this key.
+    pub fn signer(&self) -> &KeyPair {
+        &self.pair
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Key(..)")
+    }
+}
+
+/// How many organizations a request can carry.
+pub const MAX_ORGANIZATIONS: usize = 1;
+
+/// What a CA's protocol bears in a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dialect {
+    /// Whether usages may be asked for; a Puppet CA refuses a request that holds any.
+    pub usages: bool,
+}
+
+/// A certificate signing request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Csr(CertificateSigningRequestDer<'static>);
+
+impl Csr {
+    /// Makes the request for an identity, signed with its key.
+    pub fn new(key: &Key, wanted: &Identity, dialect: Dialect) -> Result<Self, KeyError> {
+        let failed = |source| KeyError::Request(wanted.common_name.clone(), source);
+        let request =
+            parameters(wanted, dialect).and_then(|p| p.serialize_request(&key.pair)).map_err(failed)?;
+        Ok(Self(request.der().clone()))
+    }
+
+    /// Reads a request that was written as PEM.
+    pub fn parse(pem: &str) -> Result<Self, KeyError> {
+        let der =
+            CertificateSigningRequestDer::from_pem_slice(pem.as_bytes()).map_err(|_| KeyError::BadRequest)?;
+        X509CertificationRequest::from_der(&der).map_err(|_| KeyError::BadRequest)?;
+        Ok(Self(der))
+    }
+
+    /// The request as DER.
+    pub fn der(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The request as PEM.
+    pub fn pem(&self) -> String {
+        pem_block("CERTIFICATE REQUEST", &self.0)
+    }
+
+    /// What is asked, without the signature, which is random for ECDSA.
+    fn asked(&self) -> Option<&[u8]> {
+        let (_, request) = X509CertificationRequest::from_der(&self.0).ok()?;
+        Some(request.certification_request_info.raw)
+    }
+}
+
+/// A key and the request made with it, kept on disk before the request is sent, so that a retry is
+/// the same request.
+#[derive(Debug, Clone)]
+pub struct Pending {
+    /// The private key.
+    pub key: Arc<Key>,
+    /// The request.
+    pub csr: Csr,
+}
+
+impl Pending {
+    /// Makes the request for an identity with the given key.
+    pub fn new(key: Arc<Key>, wanted: &Identity, dialect: Dialect) -> Result<Self, KeyError> {
+        let csr = Csr::new(&key, wanted, dialect)?;
+        Ok(Self { key, csr })
+    }
+
+    /// Whether this request still asks for what is wanted now.
+    pub fn asks_for(&self, wanted: &Identity, dialect: Dialect) -> bool {
+        Csr::new(&self.key, wanted, dialect).is_ok_and(|fresh| fresh.asked() == self.csr.asked())
+    }
+}
+
+/// One PEM block, RFC 7468: 64 characters a line, with a newline at the end.
+pub fn pem_block(label: &str, der: &[u8]) -> String {
+    let format = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
+    pem::encode_config(&pem::Pem::new(label, der), format)
+}
+
+fn parameters(wanted: &Identity, dialect: Dialect) -> Result<CertificateParams, rcgen::Error> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = subject(wanted);
+    params.subject_alt_names = alternative_names(wanted)?;
+    if dialect.usages {
+        params.extended_key_usages = wanted.usages.iter().map(|&usage| purpose(usage)).collect();
+    }
+    Ok(params)
+}
+
+/// The subject of an identity: its organization, then its common name. rcgen keeps one organization;
+/// several are the CA's to set ([`MAX_ORGANIZATIONS`]).
+pub fn subject(wanted: &Identity) -> DistinguishedName {
+    let mut subject = DistinguishedName::new();
+    for organization in wanted.organization.iter().flatten().take(MAX_ORGANIZATIONS) {
+        subject.push(DnType::OrganizationName, organization.as_str());
+    }
+    if !wanted.common_name.is_empty() {
+        subject.push(DnType::CommonName, wanted.common_name.as_str());
+    }
+    subject
+}
+
+/// The SANs of an identity in a fixed order.
+pub fn alternative_names(wanted: &Identity) -> Result<Vec<SanType>, rcgen::Error> {
+    let dns = wanted.dns.iter().map(|name| Ok(SanType::DnsName(name.as_str().try_into()?)));
+    let ips = wanted.ips.iter().map(|&ip| Ok(SanType::IpAddress(ip)));
+    let uris = wanted.uris.iter().map(|uri| Ok(SanType::URI(uri.as_str().try_into()?)));
+    dns.chain(ips).chain(uris).collect()
+}
+
+/// The usage in rcgen's words.
+pub fn purpose(usage: Usage) -> ExtendedKeyUsagePurpose {
+    match usage {
+        Usage::Server => ExtendedKeyUsagePurpose::ServerAuth,
+        Usage::Client => ExtendedKeyUsagePurpose::ClientAuth,
+    }
+}

@@ -1,0 +1,308 @@
+//! What settings are made of: names, templates, secrets and the faults found in them.
+//!
+//! Everything here is parsed once, where it stands in the text, so that what later rooms hold
+//! cannot be wrong and a fault can say its file, line and column.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::path::PathBuf;
+
+use minijinja::{Environment, UndefinedBehavior, Value};
+use serde::de::{self, Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+/// A value and the bytes of the configuration it was read from.
+pub use toml::Spanned as At;
+
+/// The name of a certificate, CA or file: letters, digits, `.`, `_` and `-`, so that it can stand
+/// in a path.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct Name(String);
+
+impl Name {
+    /// Checks a name; the error says what is allowed.
+    pub fn new(text: &str) -> Result<Self, String> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        if text.is_empty() || text.len() > 100 || !text.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+            return Err(format!(
+                "the name {text:?} must begin with a letter or digit and have at most 100 of them"
+            ));
+        }
+        match text.chars().find(|&c| !plain(c)) {
+            Some(c) => Err(format!("the name {text:?} holds {c:?}; use letters, digits, '.', '_' and '-'")),
+            None => Ok(Self(text.to_owned())),
+        }
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Name::new(&String::deserialize(deserializer)?).map_err(de::Error::custom)
+    }
+}
+
+/// Bytes that must not be shown: redacted in debug output, wiped when dropped.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Zeroizing<String>);
+
+impl Secret {
+    /// Takes a secret, without the white space that editors and `echo` leave at its end.
+    pub fn new(text: &str) -> Self {
+        Self(Zeroizing::new(text.trim().to_owned()))
+    }
+
+    /// The secret itself, for the one place that sends it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// Where a secret comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretSource {
+    /// It stands in the configuration itself, in a file that no one else can read.
+    Literal(Secret),
+    /// A file below the root.
+    File(PathBuf),
+    /// A credential that systemd passes, systemd.exec(5) `LoadCredential=`.
+    Credential(String),
+    /// An environment variable.
+    Env(String),
+    /// What a command prints, run without a shell.
+    Command(Vec<String>),
+}
+
+impl fmt::Display for SecretSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Literal(_) => f.write_str("the configuration"),
+            Self::File(path) => write!(f, "file {}", path.display()),
+            Self::Credential(name) => write!(f, "credential {name}"),
+            Self::Env(name) => write!(f, "environment variable {name}"),
+            Self::Command(argv) => write!(f, "command {}", argv.first().map_or("", String::as_str)),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum SecretKey {
+    File,
+    Credential,
+    Env,
+    Command,
+}
+
+impl<'de> Deserialize<'de> for SecretSource {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OneOf;
+        impl<'de> Visitor<'de> for OneOf {
+            type Value = SecretSource;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a secret: { file }, { credential }, { env }, { command } or a string")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<SecretSource, E> {
+                Ok(SecretSource::Literal(Secret::new(text)))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<SecretSource, A::Error> {
+                let source = match map.next_key()? {
+                    Some(SecretKey::File) => SecretSource::File(map.next_value()?),
+                    Some(SecretKey::Credential) => SecretSource::Credential(map.next_value()?),
+                    Some(SecretKey::Env) => SecretSource::Env(map.next_value()?),
+                    Some(SecretKey::Command) => SecretSource::Command(map.next_value()?),
+                    None => {
+                        return Err(de::Error::custom("a secret needs one of file, credential, env, command"));
+                    }
+                };
+                match map.next_key::<SecretKey>()? {
+                    Some(_) => Err(de::Error::custom("a secret has one source only")),
+                    None => Ok(source),
+                }
+            }
+        }
+        deserializer.deserialize_any(OneOf)
+    }
+}
+
+/// The names a template may use.
+pub const SCOPE: [&str; 6] = ["hostname", "fqdn", "domain", "nodename", "addresses", "machine_id"];
+
+/// The values of [`SCOPE`] on one host; what is not known there is absent.
+#[derive(Debug, Clone, Default)]
+pub struct Scope(pub BTreeMap<&'static str, Value>);
+
+/// A value that may hold `{{ expressions }}` over [`SCOPE`], checked where it is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template(String);
+
+impl Template {
+    /// Parses a template; the error names what is wrong in it and what may be used.
+    pub fn new(text: &str) -> Result<Self, String> {
+        if is_plain(text) {
+            return Ok(Self(text.to_owned()));
+        }
+        let environment = environment();
+        let template = environment.template_from_str(text).map_err(|e| format!("faulty template: {e}"))?;
+        let mut unknown: Vec<_> = template.undeclared_variables(false).into_iter().collect();
+        unknown
+            .retain(|name| !SCOPE.contains(&name.as_str()) && environment.globals().all(|(g, _)| g != name));
+        unknown.sort();
+        match unknown.first() {
+            Some(name) => Err(format!(
+                "the template uses {name:?}, which is not defined; there are {}",
+                SCOPE.join(", ")
+            )),
+            None => Ok(Self(text.to_owned())),
+        }
+    }
+
+    /// The text on this host; the error says which expression has no value here.
+    pub fn render(&self, scope: &Scope) -> Result<String, String> {
+        if is_plain(&self.0) {
+            return Ok(self.0.clone());
+        }
+        environment().render_str(&self.0, &scope.0).map_err(|e| unrendered(&self.0, &e))
+    }
+
+    /// The texts on this host: a template that is one expression giving a list stands for all of it.
+    pub fn splice(&self, scope: &Scope) -> Result<Vec<String>, String> {
+        let Some(expression) = sole_expression(&self.0) else { return Ok(vec![self.render(scope)?]) };
+        let environment = environment();
+        let value = environment
+            .compile_expression(expression)
+            .and_then(|e| e.eval(&scope.0))
+            .map_err(|e| unrendered(&self.0, &e))?;
+        match (value.kind(), value.try_iter()) {
+            (minijinja::value::ValueKind::Seq, Ok(items)) => Ok(items.map(|item| item.to_string()).collect()),
+            _ => Ok(vec![self.render(scope)?]),
+        }
+    }
+
+    /// The template's own text.
+    pub fn source(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for Template {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Template::new(&String::deserialize(deserializer)?).map_err(de::Error::custom)
+    }
+}
+
+/// Templates fail on what is not defined, rather than put an empty name into a certificate.
+pub(crate) fn environment() -> Environment<'static> {
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment
+}
+
+fn is_plain(text: &str) -> bool {
+    !["{{", "{%", "{#"].iter().any(|mark| text.contains(mark))
+}
+
+fn sole_expression(text: &str) -> Option<&str> {
+    let inner = text.trim().strip_prefix("{{")?.strip_suffix("}}")?;
+    (!inner.contains("{{") && !inner.contains("}}")).then_some(inner)
+}
+
+fn unrendered(text: &str, error: &minijinja::Error) -> String {
+    format!("the template {text:?} has no value on this host: {error}; `nodecert facts` shows what is known")
+}
+
+/// One thing that is wrong in the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// Where it stands in the joined texts, if it stands anywhere.
+    pub span: Option<Range<usize>>,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+impl Fault {
+    /// A fault at a place of the text. A span without length is a default's and is no place.
+    pub fn at(span: Range<usize>, message: impl Into<String>) -> Self {
+        Self { span: (!span.is_empty()).then_some(span), message: message.into() }
+    }
+}
+
+/// A file that must have a mode like "0600": an octal text, so that TOML's decimal cannot be meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mode(pub u32);
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04o}", self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Mode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match u32::from_str_radix(&text, 8) {
+            Ok(mode) if mode <= 0o777 && mode & 0o400 != 0 => Ok(Self(mode)),
+            _ => Err(de::Error::custom(format!(
+                "{text:?} is not a file mode; write octal digits such as \"0640\""
+            ))),
+        }
+    }
+}
+
+/// A length of time such as `90s`, `10m`, `24h` or `30d`; parts may follow one another: `1h30m`.
+pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
+    let wrong = || format!("{text:?} is not a length of time; write for example 90s, 10m, 24h or 30d");
+    let (mut seconds, mut digits) = (0u64, String::new());
+    for c in text.trim().chars() {
+        let unit = match c {
+            '0'..='9' => {
+                digits.push(c);
+                continue;
+            }
+            's' => 1,
+            'm' => 60,
+            'h' => 3_600,
+            'd' => 86_400,
+            _ => return Err(wrong()),
+        };
+        let part = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(unit)).ok_or_else(wrong)?;
+        seconds = seconds.checked_add(part).filter(|&s| s <= 3_200_000_000).ok_or_else(wrong)?;
+        digits.clear();
+    }
+    if seconds == 0 || !digits.is_empty() {
+        return Err(wrong());
+    }
+    Ok(std::time::Duration::from_secs(seconds))
+}
+
+/// A [`std::time::Duration`] as the configuration writes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span(pub std::time::Duration);
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        parse_duration(&String::deserialize(deserializer)?).map(Span).map_err(de::Error::custom)
+    }
+}
