@@ -2,6 +2,7 @@
 pub mod bundle;
 pub mod certificate;
 pub mod clock;
+pub mod facts;
 pub mod file;
 pub mod identity;
 pub mod key;
