@@ -1,0 +1,121 @@
+//! What this program keeps on disk: the lock, held pairs, pending requests, trust files, generations,
+//! rendered files and its own state. Nothing here decides what is wanted; it makes it so, durably,
+//! without a moment in which a reader meets half of it.
+
+mod commit;
+mod held;
+mod plain;
+mod repair;
+mod secret;
+mod state;
+
+use std::fs::{File, TryLockError};
+use std::io::{Read as _, Seek as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::certificate::Owner;
+use crate::root::{Ids, Root, RootError};
+
+pub use commit::{commit, prove_writable};
+pub use held::{Held, held};
+pub use plain::{differs, list_dropins, put, read_text, trust_is, widen};
+pub use repair::{drift, repair};
+pub use secret::secret;
+pub use state::{drop_pending, drop_state, keep_pending, keep_state, pending, read_state, state_modified};
+
+/// Certificates, keys, trust and rendered files: more than any has.
+const LIMIT: usize = 1024 * 1024;
+const LOCK: &str = "/run/nodecert/lock";
+
+/// What went wrong on disk.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// A file, a directory, a user or a group.
+    #[error(transparent)]
+    Root(#[from] RootError),
+    /// Someone else is at work.
+    #[error("another nodecert is at work{}; it holds {}", holder(.pid.as_ref()), path.display())]
+    Locked {
+        /// The lock.
+        path: PathBuf,
+        /// Who holds it, where that is known.
+        pid: Option<u32>,
+    },
+    /// A file that someone else wrote.
+    #[error("{} was not written by nodecert; set replace = true to have it replaced (a backup is kept), or move it away", path.display())]
+    Foreign {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// Something that no file can replace.
+    #[error("{} is a directory where a file is to lie; move it away", path.display())]
+    InTheWay {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// A secret that cannot be used.
+    #[error("no secret from {from}: {why}")]
+    Secret {
+        /// Where it was looked for.
+        from: String,
+        /// What is wrong and what to do.
+        why: String,
+    },
+}
+
+impl DiskError {
+    /// Whether it may be otherwise when the same is run again: exit code 75.
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, Self::Locked { .. } | Self::Root(RootError::NoUser { .. }))
+    }
+}
+
+fn holder(pid: Option<&u32>) -> String {
+    pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
+}
+
+/// The right to write; given back when dropped, and by the kernel when the process dies.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+/// Takes the lock below the root, and waits for it that long in short sleeps.
+pub fn lock(root: &Root, wait: Duration) -> Result<Lock, DiskError> {
+    const STEP: Duration = Duration::from_millis(50);
+    let (dir, name) = root.make_parent(Path::new(LOCK))?;
+    let mut file = dir.open_lock(name)?;
+    let mut waited = Duration::ZERO;
+    loop {
+        let failed = |source| RootError::Io { action: "lock", path: dir.shown(name), source };
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::Error(source)) => return Err(failed(source).into()),
+            Err(TryLockError::WouldBlock) if waited >= wait => {
+                return Err(DiskError::Locked { path: dir.shown(name), pid: read_pid(&mut file) });
+            }
+            Err(TryLockError::WouldBlock) => std::thread::sleep(STEP.min(wait - waited)),
+        }
+        waited += STEP;
+    }
+    // Only for the message of whoever waits: no reason to fail.
+    write_pid(&mut file).ok();
+    Ok(Lock { _file: file })
+}
+
+fn write_pid(file: &mut File) -> std::io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    writeln!(file, "{}", std::process::id())
+}
+
+fn read_pid(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    file.take(20).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+fn ids(root: &Root, owner: &Owner) -> Result<Option<Ids>, DiskError> {
+    Ok(root.owners().ids(owner.user.as_deref(), owner.group.as_deref())?)
+}

@@ -1,0 +1,306 @@
+//! The commit: key, certificate and chain change at once.
+//!
+//! ```text
+//! DIRECTORY/server.crt -> .nodecert/NAME/current/server.crt
+//! DIRECTORY/.nodecert/NAME/current -> 20261123T101500Z-1
+//! DIRECTORY/.nodecert/NAME/20261123T101500Z-1/{server.key,server.crt}
+//! ```
+//! This is Kubernetes' AtomicWriter with the fsyncs it lacks. Links are relative, so that they hold
+//! under a bind mount.
+
+use std::time::{Duration, SystemTime};
+
+use time::OffsetDateTime;
+use time::PrimitiveDateTime;
+use time::macros::format_description;
+use zeroize::Zeroizing;
+
+use super::plain::{back_up, is_recorded, record};
+use super::{DiskError, ids};
+use crate::bundle::{Bundle, Pair};
+use crate::certificate::{Certificate, Layout, Place};
+use crate::root::{Dir, Ids, Kind, Root, RootError};
+use crate::setting::Name;
+
+pub(super) const HIDDEN: &str = ".nodecert";
+pub(super) const CURRENT: &str = "current";
+pub(super) const MISSING: &str = "is missing";
+/// A generation that was replaced stays that long, for readers that are late.
+const GRACE: Duration = Duration::from_secs(600);
+
+/// What one file of a pair is to hold.
+pub(super) struct Part<'a> {
+    pub(super) file: &'a str,
+    pub(super) content: Zeroizing<String>,
+    pub(super) mode: u32,
+}
+
+/// The files of a pair, the certificate last: who sees it finds the rest.
+pub(super) fn parts<'a>(place: &'a Place, pair: &Pair) -> Vec<Part<'a>> {
+    let (key, cert) = (pair.key().pem(), pair.cert_pem());
+    let line_end = if key.ends_with('\n') { "" } else { "\n" };
+    let combined = || Zeroizing::new([key, line_end, &cert].concat());
+    let secret = |file, content| Part { file, content, mode: place.key_mode.0 };
+    let public = |file, content| Part { file, content: Zeroizing::new(content), mode: place.cert_mode.0 };
+    let mut parts = vec![secret(&place.key, Zeroizing::new(key.to_owned()))];
+    parts.extend(place.combined.as_deref().map(|file| secret(file, combined())));
+    parts.extend(place.chain.as_deref().map(|file| public(file, pair.chain_pem())));
+    parts.push(public(&place.cert, cert));
+    parts
+}
+
+/// Where a fixed name leads.
+pub(super) fn link_target(name: &Name, file: &str) -> String {
+    format!("{HIDDEN}/{name}/{CURRENT}/{file}")
+}
+
+/// The generation in force, from the certificate's directory.
+pub(super) fn generation_path(name: &Name) -> String {
+    format!("{HIDDEN}/{name}/{CURRENT}")
+}
+
+/// Puts a pair in force, durably. A destination that [`prove_writable`] did not pass is not asked
+/// again whether what stands there may go.
+pub fn commit(
+    root: &Root,
+    certificate: &Certificate,
+    bundle: &Bundle,
+    now: SystemTime,
+) -> Result<(), DiskError> {
+    let place = &certificate.place;
+    let ids = ids(root, &place.owner)?;
+    let parts = parts(place, bundle.pair());
+    let dir = root.make_dir(&place.directory)?;
+    match place.layout {
+        Layout::Links => swap(root, &dir, certificate, &parts, ids, now),
+        Layout::Files => rename_all(root, &dir, place, &parts, ids, now),
+    }
+}
+
+fn swap(
+    root: &Root,
+    dir: &Dir,
+    certificate: &Certificate,
+    parts: &[Part<'_>],
+    ids: Option<Ids>,
+    now: SystemTime,
+) -> Result<(), DiskError> {
+    let own = own_dir(dir, &certificate.name)?;
+    let previous = own.read_link(CURRENT)?.and_then(|name| name.into_string().ok());
+    let (name, generation) = new_generation(&own, now)?;
+    if let Err(error) = fill(&generation, parts, ids) {
+        // It holds a key: it does not wait to be pruned. The first failure is the one to report.
+        own.remove_dir(&name).ok();
+        return Err(error.into());
+    }
+    own.put_link(&name, CURRENT)?;
+    own.sync()?;
+    point(root, dir, certificate, now)?;
+    // The pair is in force. What cannot be pruned shows as drift.
+    prune(&own, previous.as_deref(), &name, now).ok();
+    Ok(())
+}
+
+fn own_dir(dir: &Dir, name: &Name) -> Result<Dir, RootError> {
+    dir.make_dirs([HIDDEN, name.as_str()], 0o755)?
+        .ok_or_else(|| RootError::NotRegular { path: dir.shown(HIDDEN), kind: Kind::Directory })
+}
+
+/// Named by the time and a number, for two in one second.
+fn new_generation(own: &Dir, now: SystemTime) -> Result<(String, Dir), RootError> {
+    let stamp = stamp(now);
+    let mut number = 1;
+    loop {
+        let name = format!("{stamp}-{number}");
+        if let Some(dir) = own.new_dir(&name, 0o700)? {
+            return Ok((name, dir));
+        }
+        number += 1;
+    }
+}
+
+/// The modes of the files guard the key; the directory opens before its fsync, so that a power cut
+/// cannot leave a generation in force that no one may enter.
+fn fill(generation: &Dir, parts: &[Part<'_>], ids: Option<Ids>) -> Result<(), RootError> {
+    for part in parts {
+        generation.write_new(part.file, part.content.as_bytes(), part.mode, ids)?;
+    }
+    generation.set_mode(0o755)?;
+    generation.sync()
+}
+
+/// Makes the fixed names lead to the generation in force, those that do not.
+pub(super) fn point(
+    root: &Root,
+    dir: &Dir,
+    certificate: &Certificate,
+    now: SystemTime,
+) -> Result<(), DiskError> {
+    let wrong = leads_wrong(dir, certificate)?;
+    for (file, _) in &wrong {
+        save(root, dir, &certificate.place, file, now)?;
+        dir.put_link(link_target(&certificate.name, file), file)?;
+    }
+    if !wrong.is_empty() {
+        dir.sync()?;
+    }
+    Ok(())
+}
+
+/// The fixed names that do not lead to the generation in force, and why.
+pub(super) fn leads_wrong<'a>(
+    dir: &Dir,
+    certificate: &'a Certificate,
+) -> Result<Vec<(&'a str, &'static str)>, RootError> {
+    let mut wrong = Vec::new();
+    for file in files(&certificate.place) {
+        let found = dir.read_link(file)?;
+        if found.as_ref().is_some_and(|target| **target == *link_target(&certificate.name, file)) {
+            continue;
+        }
+        wrong.push(match (found, dir.stat(file)?) {
+            (Some(_), _) => (file, "leads elsewhere than into .nodecert"),
+            (None, Some(_)) => (file, "is no link into .nodecert"),
+            (None, None) => (file, MISSING),
+        });
+    }
+    Ok(wrong)
+}
+
+fn files(place: &Place) -> impl Iterator<Item = &str> {
+    let rest = [place.combined.as_deref(), place.chain.as_deref(), Some(&place.cert)];
+    std::iter::once(place.key.as_str()).chain(rest.into_iter().flatten())
+}
+
+/// Two files cannot be renamed at once: between key and certificate, which are last and back to
+/// back, a reader can meet the new key with the old certificate. That is why `links` is the default.
+fn rename_all(
+    root: &Root,
+    dir: &Dir,
+    place: &Place,
+    parts: &[Part<'_>],
+    ids: Option<Ids>,
+    now: SystemTime,
+) -> Result<(), DiskError> {
+    let mut drafts = Vec::new();
+    for part in parts {
+        drafts.push((dir.draft(part.file, part.content.as_bytes(), part.mode, ids)?, part.file));
+    }
+    for part in parts {
+        save(root, dir, place, part.file, now)?;
+    }
+    // Before the names change: after a crash between two of them they must still be known as ours.
+    record(root, &parts.iter().map(|part| place.path(part.file)).collect::<Vec<_>>())?;
+    let (cert, rest) = (drafts.pop(), drafts.drain(..).rev());
+    rest.chain(cert).try_for_each(|(draft, file)| dir.rename(draft, file))?;
+    Ok(dir.sync()?)
+}
+
+/// Keeps a copy of a file that someone else wrote, where the configuration says to replace it.
+fn save(root: &Root, dir: &Dir, place: &Place, file: &str, now: SystemTime) -> Result<(), DiskError> {
+    if place.replace && stands(root, dir, place, file)? == Stands::Foreign {
+        back_up(dir, file.as_ref(), now)?;
+    }
+    Ok(())
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stands {
+    Nothing,
+    Ours,
+    Foreign,
+    Directory,
+}
+
+fn stands(root: &Root, dir: &Dir, place: &Place, file: &str) -> Result<Stands, DiskError> {
+    let Some(meta) = dir.stat(file)? else { return Ok(Stands::Nothing) };
+    let ours = match meta.kind {
+        Kind::Directory => return Ok(Stands::Directory),
+        Kind::Link => {
+            dir.read_link(file)?.is_some_and(|target| target.as_encoded_bytes().starts_with(b".nodecert/"))
+        }
+        Kind::Regular => is_recorded(root, &place.path(file))?,
+        Kind::Special => false,
+    };
+    Ok(if ours { Stands::Ours } else { Stands::Foreign })
+}
+
+/// Makes sure, before a CA signs, that what it signs can be put in force: user and group are known,
+/// the directories are there and take a file, and what stands at the fixed names is ours or may go.
+/// `adopted`: certificate and key at the fixed names are a usable pair, to be replaced in its time.
+pub fn prove_writable(root: &Root, certificate: &Certificate, adopted: bool) -> Result<(), DiskError> {
+    let place = &certificate.place;
+    ids(root, &place.owner)?;
+    let dir = root.make_dir(&place.directory)?;
+    let mut unlinked = false;
+    for file in files(place) {
+        let of_pair = file == place.cert || file == place.key;
+        match stands(root, &dir, place, file)? {
+            Stands::Directory => return Err(DiskError::InTheWay { path: dir.shown(file) }),
+            Stands::Foreign if !place.replace && !(adopted && of_pair) => {
+                return Err(DiskError::Foreign { path: dir.shown(file) });
+            }
+            Stands::Ours => {}
+            Stands::Nothing | Stands::Foreign => unlinked = true,
+        }
+    }
+    if place.layout == Layout::Links {
+        probe(&own_dir(&dir, &certificate.name)?)?;
+    }
+    if unlinked || place.layout == Layout::Files {
+        probe(&dir)?;
+    }
+    Ok(())
+}
+
+/// As large as a pair with its chain, and fsynced: a full disk shows only then.
+fn probe(dir: &Dir) -> Result<(), RootError> {
+    let draft = dir.draft("probe", &[b'\n'; 16 * 1024], 0o600, None)?;
+    dir.remove(draft).map(drop)
+}
+
+/// Removes what is left over, and says what.
+pub(super) fn prune(
+    own: &Dir,
+    retired_with: Option<&str>,
+    current: &str,
+    now: SystemTime,
+) -> Result<Vec<String>, RootError> {
+    let stale = stale(own, retired_with, current, now)?;
+    stale.iter().try_for_each(|name| own.remove_dir(name))?;
+    Ok(stale)
+}
+
+/// The generations that no reader can still be at: those that had been replaced when `retired_with`
+/// was made, and unfinished ones, once that was ten minutes ago. A name that is off by more the other
+/// way was made while the clock was wrong.
+pub(super) fn stale(
+    own: &Dir,
+    retired_with: Option<&str>,
+    current: &str,
+    now: SystemTime,
+) -> Result<Vec<String>, RootError> {
+    let old = |name: &str| made_at(name).is_some_and(|made| apart(made, now) > GRACE);
+    if retired_with.is_some_and(|name| !old(name)) {
+        return Ok(Vec::new());
+    }
+    let names = own.list()?.into_iter().filter_map(|name| name.into_string().ok());
+    Ok(names.filter(|name| name != current && Some(name.as_str()) != retired_with && old(name)).collect())
+}
+
+fn apart(a: SystemTime, b: SystemTime) -> Duration {
+    a.duration_since(b).unwrap_or_else(|error| error.duration())
+}
+
+/// A time as file names have it: `20261123T101500Z`.
+pub(super) fn stamp(time: SystemTime) -> String {
+    let format = format_description!("[year][month][day]T[hour][minute][second]Z");
+    // Only a year of five digits cannot be written so.
+    OffsetDateTime::from(time).format(format).unwrap_or_else(|_| "99991231T235959Z".to_owned())
+}
+
+fn made_at(name: &str) -> Option<SystemTime> {
+    let format = format_description!("[year][month][day]T[hour][minute][second]Z");
+    let (stamp, _) = name.split_once('-')?;
+    Some(PrimitiveDateTime::parse(stamp, format).ok()?.assume_utc().into())
+}

@@ -1,0 +1,246 @@
+//! Plain files: trust files and rendered files. Each is replaced whole, by rename, and only if its
+//! content, mode or owner differ.
+//!
+//! A file that stands there and was not written by this program is not touched without consent.
+//! Ours are those of the record, those that say so in their first line, and trust files that hold
+//! nothing but anchors wanted here.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::commit::stamp;
+use super::repair::attributes;
+use super::state::{keep_state, read_state};
+use super::{DiskError, LIMIT, ids};
+use crate::certificate::Owner;
+use crate::file::File;
+use crate::root::{Dir, Ids, Kind, Root, RootError};
+use crate::trust::Anchors;
+
+/// What a rendered file says of itself in its first line, as a comment of its format.
+const MARK: &str = "Written by nodecert";
+/// One absolute path a line, below the state directory.
+const RECORD: &str = "written";
+const TRUST_MODE: u32 = 0o644;
+
+/// Writes a rendered file, if it differs; says whether it did.
+pub fn put(root: &Root, file: &File, content: &[u8], now: SystemTime) -> Result<bool, DiskError> {
+    rendered(root, file, content)?.settle(root, now)
+}
+
+/// Why [`put`] would write a rendered file, if it would. Changes nothing.
+pub fn differs(root: &Root, file: &File, content: &[u8]) -> Result<Option<String>, DiskError> {
+    rendered(root, file, content)?.difference(root)
+}
+
+/// Makes a trust file hold exactly the wanted anchors, if it does not; says whether it did not. For
+/// all to read: mode 0644.
+pub fn widen(
+    root: &Root,
+    path: &Path,
+    wanted: &Anchors,
+    owner: &Owner,
+    replace: bool,
+    now: SystemTime,
+) -> Result<bool, DiskError> {
+    let (pem, ours) = (wanted.pem(), holds_only(wanted));
+    trust(root, path, &pem, &ours, owner, replace)?.settle(root, now)
+}
+
+/// Why [`widen`] would write a trust file, if it would. Changes nothing.
+pub fn trust_is(
+    root: &Root,
+    path: &Path,
+    wanted: &Anchors,
+    owner: &Owner,
+    replace: bool,
+) -> Result<Option<String>, DiskError> {
+    let (pem, ours) = (wanted.pem(), holds_only(wanted));
+    trust(root, path, &pem, &ours, owner, replace)?.difference(root)
+}
+
+/// Reads a text below the root, a configuration or template; also says whether only its owner can
+/// read it. A link to /dev/null is an empty text, as systemd masks files. `None` if it is not there.
+pub fn read_text(root: &Root, path: &Path, limit: usize) -> Result<Option<(String, bool)>, DiskError> {
+    let read = match root.read(path, limit) {
+        Err(RootError::NotRegular { kind: Kind::Special, .. }) if masked(root, path)? => {
+            return Ok(Some((String::new(), false)));
+        }
+        read => read?,
+    };
+    let Some(read) = read else { return Ok(None) };
+    match String::from_utf8(read.content.to_vec()) {
+        Ok(text) => Ok(Some((text, read.meta.mode & 0o044 == 0))),
+        Err(_) => Err(RootError::NotText { path: root.shown(path) }.into()),
+    }
+}
+
+fn masked(root: &Root, path: &Path) -> Result<bool, RootError> {
+    let (dir, name) = root.parent(path)?;
+    Ok(match dir {
+        Some(dir) => dir.read_link(name)?.is_some_and(|target| target == "/dev/null"),
+        None => false,
+    })
+}
+
+/// The names in a directory, sorted; none where it is missing.
+pub fn list_dropins(root: &Root, dir: &Path) -> Result<Vec<String>, DiskError> {
+    let names = root.dir(dir)?.map_or(Ok(Vec::new()), |dir| dir.list())?;
+    Ok(names.into_iter().filter_map(|name| name.into_string().ok()).collect())
+}
+
+/// A file as it is to be.
+struct Wanted<'a> {
+    path: &'a Path,
+    content: &'a [u8],
+    mode: u32,
+    ids: Option<Ids>,
+    replace: bool,
+    ours: &'a dyn Fn(&[u8]) -> bool,
+}
+
+fn rendered<'a>(root: &Root, file: &'a File, content: &'a [u8]) -> Result<Wanted<'a>, DiskError> {
+    Ok(Wanted {
+        path: &file.path,
+        content,
+        mode: file.mode.0,
+        ids: ids(root, &file.owner)?,
+        replace: file.replace,
+        ours: &says_so,
+    })
+}
+
+fn trust<'a>(
+    root: &Root,
+    path: &'a Path,
+    pem: &'a str,
+    ours: &'a dyn Fn(&[u8]) -> bool,
+    owner: &Owner,
+    replace: bool,
+) -> Result<Wanted<'a>, DiskError> {
+    let ids = ids(root, owner)?;
+    Ok(Wanted { path, content: pem.as_bytes(), mode: TRUST_MODE, ids, replace, ours })
+}
+
+fn says_so(content: &[u8]) -> bool {
+    let first = content.split(|&byte| byte == b'\n').next().unwrap_or_default();
+    String::from_utf8_lossy(first).contains(MARK)
+}
+
+fn holds_only(wanted: &Anchors) -> impl Fn(&[u8]) -> bool {
+    |content| Anchors::parse(content).is_ok_and(|found| wanted.contain(&found))
+}
+
+/// How what stands at a path differs from what is wanted.
+enum Difference {
+    Missing,
+    /// The content, and whether the file is another's.
+    Content {
+        foreign: bool,
+    },
+    /// Mode or owner only.
+    Attributes(String),
+}
+
+impl Wanted<'_> {
+    fn difference(&self, root: &Root) -> Result<Option<String>, DiskError> {
+        let path = root.shown(self.path);
+        Ok(match self.compare(root)? {
+            None => None,
+            Some(Difference::Missing) => Some(format!("{} is missing", path.display())),
+            Some(Difference::Content { .. }) => Some(format!("{} has other content", path.display())),
+            Some(Difference::Attributes(line)) => Some(line),
+        })
+    }
+
+    fn settle(&self, root: &Root, now: SystemTime) -> Result<bool, DiskError> {
+        let Some(difference) = self.compare(root)? else { return Ok(false) };
+        let (dir, name) = root.make_parent(self.path)?;
+        match difference {
+            Difference::Attributes(_) => {
+                dir.mend(name, self.mode, self.ids)?;
+                return Ok(true);
+            }
+            Difference::Content { foreign: true } => back_up(&dir, name, now)?,
+            Difference::Content { foreign: false } | Difference::Missing => {}
+        }
+        let draft = dir.draft(name, self.content, self.mode, self.ids)?;
+        record(root, &[self.path.to_owned()])?;
+        dir.rename(draft, name)?;
+        dir.sync()?;
+        Ok(true)
+    }
+
+    fn compare(&self, root: &Root) -> Result<Option<Difference>, DiskError> {
+        let (Some(dir), name) = root.parent(self.path)? else { return Ok(Some(Difference::Missing)) };
+        let read = match dir.read(name, LIMIT) {
+            Ok(None) => return Ok(Some(Difference::Missing)),
+            Ok(Some(read)) => read,
+            Err(RootError::NotRegular { kind: Kind::Directory, path }) => {
+                return Err(DiskError::InTheWay { path });
+            }
+            Err(RootError::NotRegular { .. } | RootError::TooLarge { .. }) => {
+                return self.foreign(root).map(Some);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if *read.content != self.content {
+            let ours = (self.ours)(&read.content) || is_recorded(root, self.path)?;
+            return if ours {
+                Ok(Some(Difference::Content { foreign: false }))
+            } else {
+                self.foreign(root).map(Some)
+            };
+        }
+        Ok(attributes(&dir.shown(name), &read.meta, self.mode, self.ids).map(Difference::Attributes))
+    }
+
+    fn foreign(&self, root: &Root) -> Result<Difference, DiskError> {
+        match self.replace {
+            true => Ok(Difference::Content { foreign: true }),
+            false => Err(DiskError::Foreign { path: root.shown(self.path) }),
+        }
+    }
+}
+
+/// Gives a file a second name that says when it was put aside; it keeps its own until the rename
+/// over it, so there is never a moment without it.
+pub(super) fn back_up(dir: &Dir, name: &OsStr, now: SystemTime) -> Result<(), DiskError> {
+    let mut base = name.to_owned();
+    base.push(".nodecert-backup-");
+    base.push(stamp(now));
+    let mut backup = base.clone();
+    let mut number = 1;
+    while !dir.link(name, &backup)? {
+        number += 1;
+        backup.clone_from(&base);
+        backup.push(format!("-{number}"));
+    }
+    Ok(())
+}
+
+/// Whether a plain file is one that this program wrote.
+pub(super) fn is_recorded(root: &Root, path: &Path) -> Result<bool, DiskError> {
+    Ok(read_record(root)?.iter().any(|line| Path::new(line) == path))
+}
+
+/// Adds files to the record, durably, before they take their names.
+pub(super) fn record(root: &Root, paths: &[PathBuf]) -> Result<(), DiskError> {
+    let mut lines = read_record(root)?;
+    let known = lines.len();
+    for line in paths.iter().map(|path| path.display().to_string()) {
+        if !lines.contains(&line) {
+            lines.push(line);
+        }
+    }
+    if lines.len() == known {
+        return Ok(());
+    }
+    keep_state(root, RECORD, (lines.join("\n") + "\n").as_bytes())
+}
+
+fn read_record(root: &Root) -> Result<Vec<String>, DiskError> {
+    let text = read_state(root, RECORD)?;
+    Ok(text.iter().flat_map(|text| text.lines()).map(str::to_owned).collect())
+}

@@ -1,0 +1,69 @@
+//! Secrets of the configuration, read when they are needed.
+
+use std::path::Path;
+
+use super::{DiskError, LIMIT};
+use crate::root::{Read, Root, RootError};
+use crate::setting::{Secret, SecretSource};
+
+/// Reads a secret. `run` runs a command and gives what it printed, or says why it cannot.
+pub fn secret(
+    root: &Root,
+    source: &SecretSource,
+    run: impl FnOnce(&[String]) -> Result<String, String>,
+) -> Result<Secret, DiskError> {
+    let found = match source {
+        SecretSource::Literal(secret) => Ok(secret.clone()),
+        SecretSource::File(path) => from_file(root, path),
+        SecretSource::Credential(name) => from_credential(name),
+        SecretSource::Env(name) => from_env(name),
+        SecretSource::Command(argv) => run(argv).map(|printed| Secret::new(&printed)),
+    };
+    let refused = |why| DiskError::Secret { from: source.to_string(), why };
+    match found {
+        Ok(secret) if secret.expose().is_empty() => Err(refused("it is empty".to_owned())),
+        Ok(secret) => Ok(secret),
+        Err(why) => Err(refused(why)),
+    }
+}
+
+fn from_file(root: &Root, path: &Path) -> Result<Secret, String> {
+    let read = root.read(path, LIMIT).map_err(|error| chain(&error))?;
+    let read = read.ok_or("it is not there")?;
+    if read.meta.mode & 0o077 != 0 {
+        return Err(format!(
+            "its mode {:04o} lets others in; what they may have read is no secret: renew it, then chmod 600 {}",
+            read.meta.mode,
+            root.shown(path).display()
+        ));
+    }
+    text(&read)
+}
+
+/// systemd.exec(5): `$CREDENTIALS_DIRECTORY` holds a file for each; only the unit's user can read it.
+fn from_credential(name: &str) -> Result<Secret, String> {
+    let directory = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or(
+        "$CREDENTIALS_DIRECTORY is not set: it is there only in a unit with LoadCredential= or SetCredential=",
+    )?;
+    if Path::new(name).file_name().is_none_or(|plain| plain != name) {
+        return Err("its name is not a plain file name".to_owned());
+    }
+    let credentials = Root::open(Path::new(&directory)).map_err(|error| chain(&error))?;
+    let read = credentials.read(Path::new(name), LIMIT).map_err(|error| chain(&error))?;
+    text(&read.ok_or_else(|| {
+        format!("systemd passes none of this name; add LoadCredential={name}:… to the unit")
+    })?)
+}
+
+fn from_env(name: &str) -> Result<Secret, String> {
+    let value = std::env::var(name).map_err(|error| error.to_string())?;
+    Ok(Secret::new(&value))
+}
+
+fn text(read: &Read) -> Result<Secret, String> {
+    std::str::from_utf8(&read.content).map(Secret::new).map_err(|_| "it is not text (UTF-8)".to_owned())
+}
+
+fn chain(error: &RootError) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
+}

@@ -1,0 +1,103 @@
+//! This program's own state below `/var/lib/nodecert`: for no one else to read, and durable before
+//! anyone relies on it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use zeroize::Zeroizing;
+
+use super::{DiskError, LIMIT};
+use crate::key::{Csr, Key, Pending};
+use crate::root::{Dir, Root, RootError};
+use crate::setting::Name;
+
+const STATE: &str = "/var/lib/nodecert";
+const REQUEST: &str = "-----BEGIN CERTIFICATE REQUEST-----";
+
+/// Keeps a file of state: mode 0600, in directories 0700, on disk when this returns. `relative` is a
+/// path of plain names.
+pub fn keep_state(root: &Root, relative: &str, content: &[u8]) -> Result<(), DiskError> {
+    let path = path(relative);
+    let (parent, name) = match root.parent(&path)? {
+        (Some(dir), name) => (dir, name),
+        (None, name) => (make_parent(root, relative)?, name),
+    };
+    parent.put(name, content, 0o600, None)?;
+    Ok(parent.sync()?)
+}
+
+/// Reads a file of state; `None` if it is not there.
+pub fn read_state(root: &Root, relative: &str) -> Result<Option<Zeroizing<String>>, DiskError> {
+    let path = path(relative);
+    let Some(read) = root.read(&path, LIMIT)? else { return Ok(None) };
+    match std::str::from_utf8(&read.content) {
+        Ok(text) => Ok(Some(Zeroizing::new(text.to_owned()))),
+        Err(_) => Err(RootError::NotText { path: root.shown(&path) }.into()),
+    }
+}
+
+/// When a file of state was last kept; `None` if it is not there.
+pub fn state_modified(root: &Root, relative: &str) -> Result<Option<SystemTime>, DiskError> {
+    let path = path(relative);
+    let (Some(dir), name) = root.parent(&path)? else { return Ok(None) };
+    Ok(dir.stat(name)?.map(|meta| meta.modified))
+}
+
+/// Removes a file of state, if it is there, durably: a one-time secret does not come back.
+pub fn drop_state(root: &Root, relative: &str) -> Result<(), DiskError> {
+    let path = path(relative);
+    let (Some(dir), name) = root.parent(&path)? else { return Ok(()) };
+    if dir.remove(name)? {
+        dir.sync()?;
+    }
+    Ok(())
+}
+
+/// The request that was being made when the last run ended. One that cannot be read is none.
+pub fn pending(root: &Root, name: &Name) -> Result<Option<Pending>, DiskError> {
+    match read_state(root, &pending_path(name)) {
+        Ok(text) => Ok(text.and_then(|text| parse_pending(&text))),
+        Err(DiskError::Root(error @ RootError::Io { .. })) => Err(error.into()),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Keeps key and request, in one file so that neither is there without the other, before the
+/// request is sent.
+pub fn keep_pending(root: &Root, name: &Name, pending: &Pending) -> Result<(), DiskError> {
+    let key = pending.key.pem();
+    let line_end = if key.ends_with('\n') { "" } else { "\n" };
+    let text = Zeroizing::new([key, line_end, &pending.csr.pem()].concat());
+    keep_state(root, &pending_path(name), text.as_bytes())
+}
+
+/// Forgets the request. Not fsynced: should a power cut bring it back, its key is that of the
+/// certificate held by then, or it is asked for again.
+pub fn drop_pending(root: &Root, name: &Name) -> Result<(), DiskError> {
+    let path = path(&pending_path(name));
+    if let (Some(dir), name) = root.parent(&path)? {
+        dir.remove(name)?;
+    }
+    Ok(())
+}
+
+fn pending_path(name: &Name) -> String {
+    format!("pending/{name}.pem")
+}
+
+fn parse_pending(text: &str) -> Option<Pending> {
+    let (key, csr) = text.split_at(text.find(REQUEST)?);
+    Some(Pending { key: Arc::new(Key::parse(key).ok()?), csr: Csr::parse(csr).ok()? })
+}
+
+fn path(relative: &str) -> PathBuf {
+    Path::new(STATE).join(relative)
+}
+
+fn make_parent(root: &Root, relative: &str) -> Result<Dir, RootError> {
+    let lib = root.make_dir(Path::new("/var/lib"))?;
+    let parents = Path::new(relative).parent().into_iter().flat_map(Path::iter);
+    let names = std::iter::once("nodecert".as_ref()).chain(parents);
+    Ok(lib.make_dirs(names, 0o700)?.unwrap_or(lib))
+}

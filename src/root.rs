@@ -1,0 +1,207 @@
+//! The directory that everything lies below: `/`, or the tree that `--root` names.
+//!
+//! Paths are resolved by openat2(2) with `RESOLVE_IN_ROOT`, so that an absolute link or `..` inside
+//! a tree stays inside it; what is then done to a file is done relative to the descriptor of its
+//! directory, so that no one can swap the directory in between. Linux 5.6 or newer.
+
+mod dir;
+mod owners;
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2};
+use nix::sys::stat::Mode;
+use zeroize::Zeroizing;
+
+pub use dir::{Dir, Kind, Meta};
+pub use owners::{Ids, Owners};
+
+/// What went wrong with a file or with its owner.
+#[derive(Debug, thiserror::Error)]
+pub enum RootError {
+    /// The operating system said no.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Its answer.
+        source: io::Error,
+    },
+    /// Where a file was expected there is something else.
+    #[error("{} is a {kind}, not a regular file", path.display())]
+    NotRegular {
+        /// Its path.
+        path: PathBuf,
+        /// What it is.
+        kind: Kind,
+    },
+    /// A file that is longer than its kind can be.
+    #[error("{} has more than {limit} bytes, which nothing of its kind has", path.display())]
+    TooLarge {
+        /// Its path.
+        path: PathBuf,
+        /// The most that is read.
+        limit: usize,
+    },
+    /// A file that was to be text is not.
+    #[error("{} is not text (UTF-8)", path.display())]
+    NotText {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// A user or group that is not there, or not yet.
+    #[error(
+        "the {what} {name:?} is not known here ({source_of_names}); create it, or install the package that brings it, and run again"
+    )]
+    NoUser {
+        /// "user" or "group".
+        what: &'static str,
+        /// Its name.
+        name: String,
+        /// Where it was looked up.
+        source_of_names: String,
+    },
+}
+
+impl RootError {
+    fn io(action: &'static str, path: impl Into<PathBuf>, errno: Errno) -> Self {
+        Self::Io { action, path: path.into(), source: errno.into() }
+    }
+}
+
+/// What was read of a regular file; its content is wiped when dropped, for it may be a key.
+#[derive(Debug)]
+pub struct Read {
+    /// What it holds.
+    pub content: Zeroizing<Vec<u8>>,
+    /// Whose it is.
+    pub meta: Meta,
+}
+
+/// The directory that everything lies below.
+#[derive(Debug)]
+pub struct Root {
+    dir: Dir,
+    live: bool,
+    owners: OnceLock<Owners>,
+}
+
+impl Root {
+    /// Opens the directory, which must exist. `/` is the live host.
+    pub fn open(path: &Path) -> Result<Self, RootError> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let fd = openat(AT_FDCWD, path, flags, Mode::empty())
+            .map_err(|errno| RootError::io("open the root directory", path, errno))?;
+        let dir = Dir::new(fd, path.to_owned());
+        let live = same_as_slash(&dir)?;
+        Ok(Self { dir, live, owners: OnceLock::new() })
+    }
+
+    /// Opens the directory; makes it where it is missing, as for a first look at a demo.
+    pub fn make(path: &Path) -> Result<Self, RootError> {
+        std::fs::create_dir_all(path).map_err(|source| RootError::Io {
+            action: "create the root directory",
+            path: path.into(),
+            source,
+        })?;
+        Self::open(path)
+    }
+
+    /// Whether this is the running system itself.
+    pub fn is_live(&self) -> bool {
+        self.live
+    }
+
+    /// A path of the configuration as the caller would have to write it.
+    pub fn shown(&self, path: &Path) -> PathBuf {
+        self.dir.path().join(path.strip_prefix("/").unwrap_or(path))
+    }
+
+    /// Opens a directory; `None` if it is not there.
+    pub fn dir(&self, path: &Path) -> Result<Option<Dir>, RootError> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+        match self.resolve(path, flags) {
+            Ok(fd) => Ok(Some(Dir::new(fd, self.shown(path)))),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(errno) => Err(RootError::io("open directory", self.shown(path), errno)),
+        }
+    }
+
+    /// Opens a directory; it and its parents are made, mode 0755, where they are missing.
+    pub fn make_dir(&self, path: &Path) -> Result<Dir, RootError> {
+        let mut missing = Vec::new();
+        for ancestor in path.ancestors() {
+            if let Some(dir) = self.dir(ancestor)? {
+                return dir.make_dirs(missing.into_iter().rev(), 0o755).map(|made| made.unwrap_or(dir));
+            }
+            missing.extend(ancestor.file_name());
+        }
+        Err(RootError::io("create directory", self.shown(path), Errno::ENOENT))
+    }
+
+    /// Opens the directory that a file lies in, if it is there, and says the file's name in it.
+    pub fn parent<'a>(&self, path: &'a Path) -> Result<(Option<Dir>, &'a OsStr), RootError> {
+        let (parent, name) = self.split(path)?;
+        Ok((self.dir(parent)?, name))
+    }
+
+    /// The same, and makes the directory where it is missing.
+    pub fn make_parent<'a>(&self, path: &'a Path) -> Result<(Dir, &'a OsStr), RootError> {
+        let (parent, name) = self.split(path)?;
+        Ok((self.make_dir(parent)?, name))
+    }
+
+    /// Reads a regular file of at most `limit` bytes, by way of links that stay below the root.
+    /// A device or a FIFO is refused and does not hang us. `None` if it is not there.
+    pub fn read(&self, path: &Path, limit: usize) -> Result<Option<Read>, RootError> {
+        match self.resolve(path, dir::TO_READ) {
+            Ok(fd) => dir::read_all(fd, self.shown(path), limit).map(Some),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(errno) => Err(RootError::io("open", self.shown(path), errno)),
+        }
+    }
+
+    /// Who is known here, read once.
+    pub fn owners(&self) -> &Owners {
+        self.owners.get_or_init(|| Owners::gather(self))
+    }
+
+    fn split<'a>(&self, path: &'a Path) -> Result<(&'a Path, &'a OsStr), RootError> {
+        path.parent()
+            .zip(path.file_name())
+            .ok_or_else(|| RootError::io("take as a file", self.shown(path), Errno::EISDIR))
+    }
+
+    /// openat2(2) answers EAGAIN when a rename elsewhere made it lose its way; a few times is plenty.
+    fn resolve(&self, path: &Path, flags: OFlag) -> Result<OwnedFd, Errno> {
+        let how = OpenHow::new()
+            .flags(flags | OFlag::O_CLOEXEC)
+            .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+        let mut answer = Err(Errno::EAGAIN);
+        for _ in 0..16 {
+            answer = openat2(self.dir.fd(), path, how);
+            if !matches!(answer, Err(Errno::EAGAIN | Errno::EINTR)) {
+                break;
+            }
+        }
+        answer
+    }
+}
+
+fn same_as_slash(dir: &Dir) -> Result<bool, RootError> {
+    let here = dir.meta()?;
+    let slash = std::fs::metadata("/").map_err(|source| RootError::Io {
+        action: "look at",
+        path: "/".into(),
+        source,
+    })?;
+    Ok((here.device, here.inode) == (slash.dev(), slash.ino()))
+}
