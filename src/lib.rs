@@ -1,5 +1,6 @@
 //! The map of the house.
 pub mod bundle;
+pub mod ca;
 pub mod certificate;
 pub mod clock;
 pub mod facts;

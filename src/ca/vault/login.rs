@@ -1,0 +1,410 @@
+//! How a host proves to Vault who it is: a ladder of ways, tried in order.
+
+use std::fmt;
+use std::sync::Arc;
+
+use reqwest::Method;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{TOKEN, Vault, is_segment, span_of};
+use crate::ca::wire::Wire;
+use crate::ca::{CaError, Faults};
+use crate::setting::{At, Name, Secret, SecretSource};
+
+/// One entry of `auth`, as it is written.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "packaging/config.toml is their reference")]
+pub struct RungTable {
+    pub token: Option<SecretSource>,
+    pub approle: Option<AppRole>,
+    pub cert: Option<Cert>,
+    pub jwt: Option<Jwt>,
+}
+
+/// A way to log in.
+#[derive(Debug, Clone)]
+pub enum Rung {
+    /// A token that someone else made; it is not revoked at the end.
+    Token(SecretSource),
+    /// AppRole: role_id and secret_id.
+    AppRole(AppRole),
+    /// A certificate that this host holds.
+    Cert(Cert),
+    /// A signed statement of a third party.
+    Jwt(Jwt),
+}
+
+/// `{ approle = { … } }`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "packaging/config.toml is their reference")]
+pub struct AppRole {
+    pub role_id: String,
+    pub secret_id: SecretSource,
+    #[serde(default)]
+    pub wrapped: bool,
+    #[serde(default = "approle")]
+    pub mount: String,
+}
+
+/// `{ cert = { … } }`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "packaging/config.toml is their reference")]
+pub struct Cert {
+    pub certificate: At<Name>,
+    pub role: Option<String>,
+    #[serde(default = "cert")]
+    pub mount: String,
+}
+
+/// `{ jwt = { … } }`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "packaging/config.toml is their reference")]
+pub struct Jwt {
+    pub role: String,
+    pub jwt: SecretSource,
+    #[serde(default = "jwt")]
+    pub mount: String,
+}
+
+fn approle() -> String {
+    "approle".to_owned()
+}
+
+fn cert() -> String {
+    "cert".to_owned()
+}
+
+fn jwt() -> String {
+    "jwt".to_owned()
+}
+
+/// Reads the ladder; `None` where a fault was added.
+pub(super) fn rungs(auth: Option<At<Vec<At<RungTable>>>>, faults: &mut Faults<'_>) -> Option<Vec<Rung>> {
+    let span = span_of(auth.as_ref());
+    let tables = auth.map(At::into_inner).unwrap_or_default();
+    if tables.is_empty() {
+        faults.add(span, "has no auth; write auth = [{ approle = { role_id = \"…\", secret_id = { file = \"…\" } } }], or token, cert, jwt");
+        return None;
+    }
+    let rungs: Vec<_> = tables
+        .into_iter()
+        .filter_map(|table| {
+            let span = table.span();
+            rung(table.into_inner()).map_err(|why| faults.add(Some(span), why)).ok()
+        })
+        .collect();
+    if rungs.iter().filter(|rung| rung.is_wrapped()).count() > 1 {
+        faults.add(span, "has two wrapped secrets in auth; what is unwrapped is kept, and only one can be");
+        return None;
+    }
+    Some(rungs)
+}
+
+fn rung(table: RungTable) -> Result<Rung, String> {
+    let rung = match table {
+        RungTable { token: Some(token), approle: None, cert: None, jwt: None } => Rung::Token(token),
+        RungTable { token: None, approle: Some(approle), cert: None, jwt: None } => Rung::AppRole(approle),
+        RungTable { token: None, approle: None, cert: Some(cert), jwt: None } => Rung::Cert(cert),
+        RungTable { token: None, approle: None, cert: None, jwt: Some(jwt) } => Rung::Jwt(jwt),
+        _ => {
+            return Err(
+                "has an auth entry that is not exactly one of token, approle, cert and jwt".to_owned()
+            );
+        }
+    };
+    match rung.mount() {
+        Some(mount) if !mount.split('/').all(is_segment) => Err(format!(
+            "has the faulty auth mount {mount:?}; write it without auth/ and outer slashes, such as \"approle\""
+        )),
+        _ => Ok(rung),
+    }
+}
+
+impl Rung {
+    pub(super) fn secret(&self) -> Option<&SecretSource> {
+        match self {
+            Self::Token(secret) => Some(secret),
+            Self::AppRole(approle) => Some(&approle.secret_id),
+            Self::Cert(_) => None,
+            Self::Jwt(jwt) => Some(&jwt.jwt),
+        }
+    }
+
+    pub(super) fn certificate(&self) -> Option<&At<Name>> {
+        match self {
+            Self::Cert(cert) => Some(&cert.certificate),
+            _ => None,
+        }
+    }
+
+    pub(super) fn is_wrapped(&self) -> bool {
+        matches!(self, Self::AppRole(approle) if approle.wrapped)
+    }
+
+    fn mount(&self) -> Option<&str> {
+        match self {
+            Self::Token(_) => None,
+            Self::AppRole(approle) => Some(&approle.mount),
+            Self::Cert(cert) => Some(&cert.mount),
+            Self::Jwt(jwt) => Some(&jwt.mount),
+        }
+    }
+}
+
+impl fmt::Display for Rung {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Token(secret) => write!(f, "token of {secret}"),
+            Self::AppRole(approle) => write!(f, "AppRole (auth/{})", approle.mount),
+            Self::Cert(cert) => write!(f, "certificate {} (auth/{})", cert.certificate.get_ref(), cert.mount),
+            Self::Jwt(jwt) => write!(f, "JWT (auth/{})", jwt.mount),
+        }
+    }
+}
+
+/// What we are known by for the rest of the run.
+#[derive(Debug, Clone)]
+pub(super) struct Token {
+    pub(super) secret: Secret,
+    /// Whether it comes from our own login, and is to be revoked.
+    pub(super) ours: bool,
+}
+
+/// Why a rung did not bear.
+enum Missed {
+    /// What it needs is not on this host.
+    Absent(String),
+    /// The CA said no, or there is no use in going on.
+    Error(CaError),
+}
+
+impl From<CaError> for Missed {
+    fn from(error: CaError) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl Vault {
+    /// The token of this run: one login, and a failed one is not tried again.
+    pub(super) async fn token(&self) -> Result<Token, Arc<CaError>> {
+        self.login.get_or_init(|| async { self.climb().await.map_err(Arc::new) }).await.clone()
+    }
+
+    async fn climb(&self) -> Result<Token, CaError> {
+        let mut secrets = self.secrets.iter();
+        let (mut reasons, mut refusals) = (Vec::new(), 0);
+        for rung in &self.settings.auth {
+            let secret = rung.secret().and_then(|_| secrets.next());
+            let is_last = reasons.len() + 1 == self.settings.auth.len();
+            match self.step(rung, secret, is_last).await {
+                Ok(token) => {
+                    tracing::info!(ca = %self.ca, way = %rung, "logged in");
+                    return Ok(token);
+                }
+                Err(Missed::Absent(why)) => reasons.push(format!("{rung}: {why}")),
+                Err(Missed::Error(error)) if error.is_temporary() || self.settings.auth.len() == 1 => {
+                    return Err(error);
+                }
+                Err(Missed::Error(error)) => {
+                    refusals += 1;
+                    reasons.push(format!("{rung}: {error}"));
+                }
+            }
+        }
+        Err(CaError::NoLogin { ca: self.ca.clone(), reasons: reasons.join("; "), refused: refusals > 0 })
+    }
+
+    async fn step(
+        &self,
+        rung: &Rung,
+        secret: Option<&Result<Secret, String>>,
+        is_last: bool,
+    ) -> Result<Token, Missed> {
+        let secret = || match secret {
+            Some(Ok(secret)) => Ok(secret),
+            Some(Err(why)) => Err(Missed::Absent(why.clone())),
+            None => Err(Missed::Absent("its secret was not read".to_owned())),
+        };
+        match rung {
+            Rung::Token(_) => self.given(secret()?, is_last).await,
+            Rung::AppRole(approle) if approle.wrapped => self.unwrapped(approle, secret).await,
+            Rung::AppRole(approle) => Ok(self.approle(approle, secret()?).await?),
+            Rung::Cert(cert) => self.certificate(cert).await,
+            Rung::Jwt(jwt) => {
+                let body = json!({ "role": jwt.role, "jwt": secret()?.expose() });
+                Ok(self.log_in(&self.wire, &jwt.mount, body).await?)
+            }
+        }
+    }
+
+    /// A token is taken as it is. Only where another way is left it is tried first; a token without the
+    /// default policy may not look itself up, so nothing is lost by asking only then.
+    async fn given(&self, token: &Secret, is_last: bool) -> Result<Token, Missed> {
+        if !is_last {
+            let mut call = self.call("look the token up", "auth/token/lookup-self");
+            call.headers.insert(TOKEN, self.header(token)?);
+            self.checked(&self.wire, &call).await?;
+        }
+        Ok(Token { secret: token.clone(), ours: false })
+    }
+
+    async fn approle(&self, approle: &AppRole, secret_id: &Secret) -> Result<Token, CaError> {
+        let body = json!({ "role_id": approle.role_id, "secret_id": secret_id.expose() });
+        self.log_in(&self.wire, &approle.mount, body).await
+    }
+
+    async fn certificate(&self, cert: &Cert) -> Result<Token, Missed> {
+        let Some(bundle) = self.bundles.get(cert.certificate.get_ref()) else {
+            return Err(Missed::Absent("it is not held, or not usable any more".to_owned()));
+        };
+        let (server, trust) = (&self.settings.server, self.trust.clone());
+        let wire = Wire::new(&self.ca, server, trust, Some(bundle), &self.clock, self.deadline)?;
+        let body = cert.role.as_ref().map_or_else(|| json!({}), |role| json!({ "name": role }));
+        Ok(self.log_in(&wire, &cert.mount, body).await?)
+    }
+
+    /// A wrapping token opens once. So what was kept from an earlier run goes first, and what is in the
+    /// wrapping is kept before it is used.
+    async fn unwrapped<'s>(
+        &self,
+        approle: &AppRole,
+        wrapping: impl Fn() -> Result<&'s Secret, Missed>,
+    ) -> Result<Token, Missed> {
+        let kept = match &self.stored {
+            None => None,
+            Some(stored) => match self.approle(approle, stored).await {
+                Ok(token) => return Ok(token),
+                Err(refused @ CaError::Refused { .. }) => Some(refused),
+                Err(error) => return Err(error.into()),
+            },
+        };
+        match (wrapping(), kept) {
+            (Ok(wrapping), _) => {
+                let secret_id = self.unwrap(approle, wrapping).await?;
+                Ok(self.approle(approle, &secret_id).await?)
+            }
+            (Err(_), Some(refused)) => Err(refused.into()),
+            (Err(absent), None) => Err(absent),
+        }
+    }
+
+    async fn unwrap(&self, approle: &AppRole, wrapping: &Secret) -> Result<Secret, CaError> {
+        self.look_into(approle, wrapping).await?;
+        let mut call = self.call("unwrap the secret_id", "sys/wrapping/unwrap");
+        call.method = Method::POST;
+        call.headers.insert(TOKEN, self.header(wrapping)?);
+        let answer = self.checked(&self.wire, &call).await.map_err(|e| spent(e, approle))?;
+        let opened: Opened = self.read(&answer, &call)?;
+        let secret_id = Secret::new(&opened.data.secret_id);
+        (self.keep)(&secret_id).map_err(|why| CaError::Unusable {
+            ca: self.ca.clone(),
+            why: format!("the unwrapped secret_id cannot be kept, and its wrapping is spent: {why}; mend that and make a new one: {}", make_new(approle)),
+        })?;
+        Ok(secret_id)
+    }
+
+    /// Before it is opened a wrapping says by which path it was made; one made elsewhere was slipped in
+    /// (Vault, "Response wrapping token validation").
+    async fn look_into(&self, approle: &AppRole, wrapping: &Secret) -> Result<(), CaError> {
+        let mut call = self.call("look into the wrapping token", "sys/wrapping/lookup");
+        call.method = Method::POST;
+        call.body = Some(json!({ "token": wrapping.expose() }));
+        let answer = self.checked(&self.wire, &call).await.map_err(|e| spent(e, approle))?;
+        let lookup: Lookup = self.read(&answer, &call)?;
+        if self.made_by(approle, &lookup.data.creation_path) {
+            return Ok(());
+        }
+        Err(CaError::Refused {
+            ca: self.ca.clone(),
+            asked: "unwrap the secret_id".to_owned(),
+            url: answer.url,
+            said: format!(
+                "nothing, for we did not ask: the token wraps what was made by {:?}, not by auth/{}/role/…/secret-id",
+                crate::ca::wire::one_line(&lookup.data.creation_path),
+                approle.mount
+            ),
+            advice: format!(
+                "it may have been exchanged on its way; find out, then make a new one: {}",
+                make_new(approle)
+            ),
+        })
+    }
+
+    fn made_by(&self, approle: &AppRole, path: &str) -> bool {
+        let path = path.trim_matches('/');
+        let namespace = self.settings.namespace.as_deref().unwrap_or_default();
+        let path = path.strip_prefix(namespace).map_or(path, |rest| rest.trim_start_matches('/'));
+        let role = path
+            .strip_prefix("auth/")
+            .and_then(|rest| rest.strip_prefix(approle.mount.as_str()))
+            .and_then(|rest| rest.strip_prefix("/role/"))
+            .and_then(|rest| rest.strip_suffix("/secret-id"));
+        role.is_some_and(|role| !role.is_empty() && !role.contains('/'))
+    }
+
+    async fn log_in(&self, wire: &Wire, mount: &str, body: Value) -> Result<Token, CaError> {
+        let asked = format!("log in at auth/{mount}");
+        let mut call = self.call(&asked, &format!("auth/{mount}/login"));
+        call.method = Method::POST;
+        call.body = Some(body);
+        let answer = self.checked(wire, &call).await?;
+        let login: Login = self.read(&answer, &call)?;
+        Ok(Token { secret: Secret::new(&login.auth.client_token), ours: true })
+    }
+}
+
+/// Used and expired wrapping tokens give the same 400.
+fn spent(error: CaError, approle: &AppRole) -> CaError {
+    match error {
+        CaError::Refused { ca, asked, url, said, .. } => CaError::Refused {
+            ca,
+            asked,
+            url,
+            said,
+            advice: format!(
+                "the wrapping token is used or expired; if nobody on this host used it, treat it as intercepted: revoke the secret_id; make a new one: {}",
+                make_new(approle)
+            ),
+        },
+        other => other,
+    }
+}
+
+fn make_new(approle: &AppRole) -> String {
+    format!("`bao write -wrap-ttl=1h -field=wrapping_token -f auth/{}/role/ROLE/secret-id`", approle.mount)
+}
+
+#[derive(Deserialize)]
+struct Login {
+    auth: LoginAuth,
+}
+
+#[derive(Deserialize)]
+struct LoginAuth {
+    client_token: String,
+}
+
+#[derive(Deserialize)]
+struct Lookup {
+    data: LookupData,
+}
+
+#[derive(Deserialize)]
+struct LookupData {
+    creation_path: String,
+}
+
+#[derive(Deserialize)]
+struct Opened {
+    data: OpenedData,
+}
+
+#[derive(Deserialize)]
+struct OpenedData {
+    secret_id: String,
+}

@@ -1,0 +1,392 @@
+//! HTTP to a CA's server: bounded in time and size, over one connection, failing over and coming back.
+
+use std::time::{Duration, SystemTime};
+
+use reqwest::header::{HeaderMap, LOCATION, RETRY_AFTER};
+use reqwest::{Client, Method, Proxy, StatusCode, Url};
+use serde_json::Value;
+use tokio::sync::Mutex;
+
+use super::tls::{Distrust, Trust, client_config};
+use super::{Backoff, CaError, Deadline, Server};
+use crate::bundle::Bundle;
+use crate::clock::Clock;
+use crate::setting::Name;
+
+const CONNECT: Duration = Duration::from_secs(5);
+const REQUEST: Duration = Duration::from_secs(30);
+/// The largest honest answer is a chain of certificates: some ten thousand bytes.
+const MAX_BODY: usize = 1024 * 1024;
+/// What is shown of a server's own words.
+const MAX_SAID: usize = 300;
+
+/// The connection to a CA. Requests take turns on it; waits between them overlap.
+pub(super) struct Wire {
+    ca: Name,
+    urls: Vec<String>,
+    client: Client,
+    clock: Clock,
+    deadline: Deadline,
+    /// Which URL answered last: there the next request begins.
+    turn: Mutex<usize>,
+}
+
+/// One thing to ask.
+#[derive(Debug, Clone)]
+pub(super) struct Call<'a> {
+    /// For messages: what is to be done.
+    pub asked: &'a str,
+    pub method: Method,
+    /// Path below the URL, with its slash.
+    pub path: String,
+    pub headers: HeaderMap,
+    pub body: Option<Value>,
+}
+
+/// What a server that could answer said.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub status: StatusCode,
+    /// The URL asked.
+    pub url: String,
+    pub body: Vec<u8>,
+}
+
+/// Why one URL gave no answer.
+enum Trouble {
+    /// It may answer later; perhaps not before a time it named.
+    Later { why: String, after: Option<Duration> },
+    /// It has had too many requests; another URL is no way around that.
+    Throttled { why: String, after: Option<Duration> },
+    /// A clock is wrong, and may be set at any moment.
+    Clock(String),
+    /// It will not answer differently in this run.
+    Final(CaError),
+}
+
+impl Wire {
+    pub(super) fn new(
+        ca: &Name,
+        server: &Server,
+        trust: Trust,
+        identity: Option<&Bundle>,
+        clock: &Clock,
+        deadline: Deadline,
+    ) -> Result<Self, CaError> {
+        let client = client_config(trust, identity, clock)
+            .and_then(|tls| client(tls, server.proxy.as_deref()))
+            .map_err(|why| CaError::Unusable { ca: ca.clone(), why })?;
+        let (urls, clock) = (server.urls.clone(), clock.clone());
+        Ok(Self { ca: ca.clone(), urls, client, clock, deadline, turn: Mutex::new(0) })
+    }
+
+    /// Asks one URL after the other, waits, and begins again until the deadline. What comes back is
+    /// an answer: 2xx, or a 4xx that asking again would not change.
+    pub(super) async fn ask(&self, call: &Call<'_>) -> Result<Answer, CaError> {
+        let mut backoff = Backoff::default();
+        loop {
+            let round = match self.round(call).await {
+                Ok(answer) => return Ok(answer),
+                Err(round) => round,
+            };
+            let why = match round.conclude() {
+                Ok(why) => why,
+                Err(error) => return Err(error),
+            };
+            let left = self.deadline.left();
+            let Some(wait) = backoff.next(why.after, left, u64::from_ne_bytes(first(entropy()))) else {
+                return Err(self.gave_up(call, why));
+            };
+            tracing::warn!(ca = %self.ca, asked = call.asked, reason = why.text, wait_ms = wait.as_millis(), "waiting for the CA");
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// Asks the URL that answered last, once, and lets a failure be.
+    pub(super) async fn ask_once(&self, call: &Call<'_>, patience: Duration) -> Option<Answer> {
+        let turn = self.turn.lock().await;
+        self.attempt(&self.urls[*turn], call, patience).await.ok()
+    }
+
+    async fn round(&self, call: &Call<'_>) -> Result<Answer, Round> {
+        let mut round = Round::default();
+        let start = *self.turn.lock().await;
+        for nth in 0..self.urls.len() {
+            let mut turn = self.turn.lock().await;
+            let at = (start + nth) % self.urls.len();
+            let url = &self.urls[at];
+            // A URL that hangs leaves the others their share of the time.
+            let share = self.deadline.left() / u32::try_from(self.urls.len() - nth).unwrap_or(1);
+            match self.attempt(url, call, share.min(REQUEST)).await {
+                Ok(answer) => {
+                    *turn = at;
+                    return Ok(answer);
+                }
+                Err(trouble) => {
+                    let throttled = matches!(trouble, Trouble::Throttled { .. });
+                    round.note(url, trouble);
+                    if throttled {
+                        break;
+                    }
+                }
+            }
+        }
+        Err(round)
+    }
+
+    async fn attempt(&self, base: &str, call: &Call<'_>, patience: Duration) -> Result<Answer, Trouble> {
+        if patience.is_zero() {
+            return Err(Trouble::Later { why: "the deadline is over".to_owned(), after: None });
+        }
+        let url = format!("{base}{}", call.path);
+        let mut request = self.client.request(call.method.clone(), &url).headers(call.headers.clone());
+        if let Some(body) = &call.body {
+            request = request.json(body);
+        }
+        let response = request
+            .timeout(patience)
+            .send()
+            .await
+            .map_err(|e| self.broken(base, call.asked, &e, patience))?;
+        let status = response.status();
+        let after = retry_after(response.headers(), self.clock.now());
+        if status.is_redirection() {
+            return Err(Trouble::Final(self.redirected(&url, call, response.headers(), status)));
+        }
+        let body = match bounded(response).await {
+            Ok(body) => body,
+            Err(Unread::TooLarge) => {
+                let why = format!("it has more than {MAX_BODY} bytes");
+                return Err(Trouble::Final(self.bad_answer(&url, call, why)));
+            }
+            Err(Unread::Cut(error)) => return Err(self.broken(base, call.asked, &error, patience)),
+        };
+        let said = || format!("{} {}", status.as_u16(), said(&body));
+        match status.as_u16() {
+            429 => Err(Trouble::Throttled { why: said(), after }),
+            // 412: a standby that has not caught up yet (Vault, "Eventual consistency").
+            408 | 412 | 500.. => Err(Trouble::Later { why: said(), after }),
+            _ => Ok(Answer { status, url, body }),
+        }
+    }
+
+    fn broken(&self, url: &str, asked: &str, error: &reqwest::Error, patience: Duration) -> Trouble {
+        match Distrust::within(error) {
+            Some(Distrust::Time(why)) => Trouble::Clock(why.clone()),
+            Some(Distrust::Other(why)) => Trouble::Final(CaError::Untrusted {
+                ca: self.ca.clone(),
+                url: url.to_owned(),
+                why: why.clone(),
+            }),
+            None if error.is_timeout() && !error.is_connect() => {
+                tracing::debug!(ca = %self.ca, url, asked, "no answer in time");
+                Trouble::Later { why: format!("no answer in {:.1} s", patience.as_secs_f64()), after: None }
+            }
+            None => Trouble::Later { why: root_cause(error), after: None },
+        }
+    }
+
+    /// A redirect is never followed: the token would go with it.
+    fn redirected(&self, url: &str, call: &Call<'_>, headers: &HeaderMap, status: StatusCode) -> CaError {
+        let target = headers.get(LOCATION).and_then(|to| to.to_str().ok()).unwrap_or_default();
+        let host = Url::parse(url).and_then(|base| base.join(target)).ok();
+        let host = host.map_or_else(|| "an unnamed place".to_owned(), |to| to.origin().ascii_serialization());
+        CaError::Refused {
+            ca: self.ca.clone(),
+            asked: call.asked.to_owned(),
+            url: url.to_owned(),
+            said: format!("{} redirect to {host}", status.as_u16()),
+            advice: format!(
+                "redirects are not followed, a token could go astray; if {host} is the CA, put it into `urls`"
+            ),
+        }
+    }
+
+    pub(super) fn bad_answer(&self, url: &str, call: &Call<'_>, why: String) -> CaError {
+        CaError::BadAnswer { ca: self.ca.clone(), asked: call.asked.to_owned(), url: url.to_owned(), why }
+    }
+
+    fn gave_up(&self, call: &Call<'_>, why: Why) -> CaError {
+        let (ca, asked) = (self.ca.clone(), call.asked.to_owned());
+        match why.clock {
+            true => CaError::Clock { ca, asked, why: why.text },
+            false => CaError::Temporary { ca, asked, why: why.text },
+        }
+    }
+}
+
+/// What went wrong at each URL.
+#[derive(Default)]
+struct Round {
+    said: Vec<String>,
+    after: Option<Duration>,
+    clock: bool,
+    last: Vec<CaError>,
+}
+
+/// Why a round led to nothing, where another may lead to more.
+struct Why {
+    text: String,
+    after: Option<Duration>,
+    clock: bool,
+}
+
+impl Round {
+    fn note(&mut self, url: &str, trouble: Trouble) {
+        match trouble {
+            Trouble::Later { why, after } | Trouble::Throttled { why, after } => {
+                self.said.push(format!("{url}: {why}"));
+                self.after = self.after.max(after);
+            }
+            Trouble::Clock(why) => {
+                self.said.push(format!("{url}: {why}"));
+                self.clock = true;
+            }
+            Trouble::Final(error) => self.last.push(error),
+        }
+    }
+
+    /// Only where no URL may still answer is a refusal the last word.
+    fn conclude(mut self) -> Result<Why, CaError> {
+        if self.said.is_empty() && !self.last.is_empty() {
+            return Err(self.last.swap_remove(0));
+        }
+        let said = self.said.into_iter().chain(self.last.iter().map(ToString::to_string));
+        Ok(Why { text: said.collect::<Vec<_>>().join("; "), after: self.after, clock: self.clock })
+    }
+}
+
+fn client(tls: rustls::ClientConfig, proxy: Option<&str>) -> Result<Client, String> {
+    let builder = Client::builder()
+        .tls_backend_preconfigured(tls)
+        .https_only(true)
+        .http1_only()
+        .redirect(reqwest::redirect::Policy::none())
+        .referer(false)
+        .connect_timeout(CONNECT)
+        .pool_max_idle_per_host(1)
+        .user_agent(concat!("nodecert/", env!("CARGO_PKG_VERSION")))
+        .no_proxy();
+    let builder = match proxy {
+        Some(url) => builder.proxy(Proxy::all(url).map_err(|e| format!("proxy: {e}"))?),
+        None => builder,
+    };
+    builder.build().map_err(|e| format!("no HTTPS client: {}", root_cause(&e)))
+}
+
+/// Checks the URL of a server: HTTPS, a host, perhaps a path, and nothing that could leak.
+pub(super) fn server_url(text: &str) -> Result<String, String> {
+    let url = Url::parse(text).map_err(|e| {
+        format!("has {text:?} among its urls, which is no URL ({e}); write https://HOST:PORT")
+    })?;
+    let wrong = |why: &str| Err(format!("has a faulty URL: {why}"));
+    if !url.username().is_empty() || url.password().is_some() {
+        return wrong("it holds a user or password, which would be shown in messages; use `auth`");
+    }
+    if url.scheme() != "https" {
+        return Err(format!(
+            "has the URL {text:?}, which is not https; a token sent in the clear is lost, on loopback too"
+        ));
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return wrong("it holds a query or fragment; write https://HOST:PORT");
+    }
+    if url.path().trim_end_matches('/').ends_with("/v1") {
+        return wrong("it ends in /v1; leave that out");
+    }
+    Ok(url.as_str().trim_end_matches('/').to_owned())
+}
+
+/// Checks the URL of a proxy.
+pub(super) fn proxy_url(text: &str) -> Result<String, String> {
+    let plain = Url::parse(text).ok().filter(|url| {
+        url.scheme() == "http" && url.has_host() && url.username().is_empty() && url.password().is_none()
+    });
+    match plain {
+        Some(url) => Ok(url.as_str().to_owned()),
+        None => Err("has a faulty proxy; write http://HOST:PORT, without user or password".to_owned()),
+    }
+}
+
+enum Unread {
+    TooLarge,
+    Cut(reqwest::Error),
+}
+
+async fn bounded(mut response: reqwest::Response) -> Result<Vec<u8>, Unread> {
+    if response.content_length().is_some_and(|length| length > MAX_BODY as u64) {
+        return Err(Unread::TooLarge);
+    }
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(Unread::Cut)? {
+        if body.len() + chunk.len() > MAX_BODY {
+            return Err(Unread::TooLarge);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+/// RFC 9110 section 10.2.3: seconds, or a date.
+fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    Some(http_date(text)?.duration_since(now).unwrap_or_default())
+}
+
+/// RFC 9110 section 5.6.7, the one form that is still sent: `Sun, 06 Nov 1994 08:49:37 GMT`.
+fn http_date(text: &str) -> Option<SystemTime> {
+    let form = time::macros::format_description!(
+        "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
+    );
+    Some(time::PrimitiveDateTime::parse(text, form).ok()?.assume_utc().into())
+}
+
+/// A server's own words in one short line: the errors of a JSON answer, or the text without markup.
+pub(super) fn said(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&body[..body.len().min(16 * MAX_SAID)]).into_owned();
+    let errors = serde_json::from_slice::<Value>(body).ok().and_then(|json| {
+        let errors = json.get("errors")?.as_array()?;
+        Some(errors.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("; "))
+    });
+    one_line(&errors.unwrap_or(text))
+}
+
+/// Text of others, fit for a log: no control characters, one line, not long.
+pub(super) fn one_line(text: &str) -> String {
+    let spaced: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let words = spaced.split_whitespace().collect::<Vec<_>>().join(" ");
+    match words.char_indices().nth(MAX_SAID) {
+        Some((end, _)) => format!("{}…", &words[..end]),
+        None => words,
+    }
+}
+
+/// The innermost cause: "Connection refused" says more than "error sending request".
+fn root_cause(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    let what = match error {
+        e if e.is_timeout() => "time-out: ",
+        e if e.is_connect() => "cannot connect: ",
+        _ => "connection broken: ",
+    };
+    format!("{what}{}", one_line(&cause.to_string()))
+}
+
+/// Sixteen random bytes.
+pub(super) fn entropy() -> [u8; 16] {
+    let mut bytes = [0; 16];
+    // Fails only where the kernel has no entropy at all; then a wait or serial without chance is no harm.
+    let _ = aws_lc_rs::rand::fill(&mut bytes);
+    bytes
+}
+
+fn first(bytes: [u8; 16]) -> [u8; 8] {
+    let [a, b, c, d, e, f, g, h, ..] = bytes;
+    [a, b, c, d, e, f, g, h]
+}
