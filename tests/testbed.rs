@@ -107,6 +107,7 @@ fn etcd_of_each_release_runs_inside_a_host_as_its_user() {
     for release in [EtcdRelease::v3_4(), EtcdRelease::v3_5()] {
         let (host, lan) = (Host::new(), Lan::of(&["10.99.0.11"]));
         let member = Etcd { host: &host, netns: lan.host(0), release: &release };
+        member.install();
         lone_member(&host);
         let mut running = member.start("/etc/etcd/etcd.yaml");
         eventually("a healthy member", || {

@@ -3,11 +3,16 @@
 
 use super::host::Host;
 use super::lan::Netns;
-use super::process::{Daemon, must};
+use super::process::Daemon;
 use super::provided;
-use std::io::ErrorKind;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+/// The host's user and group `etcd`, as in its /etc/passwd.
+const USER: u32 = 4301;
+/// Where a host finds the release that it runs.
+const PROGRAM: &str = "/opt/etcd/etcd";
 
 /// The programs of one etcd release.
 pub(crate) struct EtcdRelease {
@@ -41,15 +46,35 @@ pub(crate) struct Member {
 }
 
 impl Etcd<'_> {
+    /// What the distribution's package leaves on a host: an empty home of the user `etcd`. It is there
+    /// before nodecert is, so that its presence cannot mean that the member has joined a cluster.
+    pub(crate) fn install(&self) {
+        let home = self.host.path("/var/lib/etcd");
+        std::fs::create_dir_all(&home).unwrap();
+        std::fs::set_permissions(&home, PermissionsExt::from_mode(0o700)).unwrap();
+        chown(&home, Some(USER), Some(USER)).unwrap();
+        mount_points(self.host.root());
+    }
+
     /// `etcd --config-file FILE` as the host's user `etcd`, whose key nobody else can read.
     pub(crate) fn start(&self, config_file: &str) -> Member {
-        let data = self.host.path("/var/lib/etcd");
-        std::fs::create_dir_all(&data).unwrap();
-        must(Command::new("chown").arg("4301:4301").arg(&data));
-        must(Command::new("chmod").arg("0700").arg(&data));
-        let argv = ["/opt/etcd/etcd", "--config-file", config_file];
-        let wrapper = self.inside("setpriv --reuid 4301 --regid 4301 --clear-groups");
-        Member { daemon: Daemon::start(Some(wrapper), &argv, &self.host.path("/etcd.log")) }
+        self.run(&[PROGRAM, "--config-file", config_file])
+    }
+
+    /// `etcd` with the variables of `environment_file` and nothing else, as a unit with EnvironmentFile=.
+    pub(crate) fn start_with_environment(&self, environment_file: &str) -> Member {
+        let text = self.host.read(environment_file);
+        let lines = text.lines().filter(|l| !l.is_empty() && !l.starts_with('#'));
+        let variables: Vec<String> = lines.map(|l| l.replace('"', "")).collect();
+        let mut argv = vec!["/usr/bin/env", "-i"];
+        argv.extend(variables.iter().map(String::as_str));
+        argv.push(PROGRAM);
+        self.run(&argv)
+    }
+
+    fn run(&self, argv: &[&str]) -> Member {
+        let wrapper = self.inside(&format!("setpriv --reuid {USER} --regid {USER} --clear-groups"));
+        Member { daemon: Daemon::start(Some(wrapper), argv, &self.host.path("/etcd.log")) }
     }
 
     /// `etcdctl ARGUMENTS` inside the host as root, with the host's own view of all paths.
@@ -65,7 +90,6 @@ impl Etcd<'_> {
     fn inside(&self, wrapper: &str) -> Command {
         let mut command = self.netns.command("unshare");
         let (root, programs) = (self.host.root(), &self.release.programs);
-        mount_points(root);
         command.args([
             "--mount",
             "--propagation",
@@ -95,10 +119,7 @@ fn mount_points(root: &Path) {
         std::fs::create_dir_all(root.join(directory)).unwrap();
     }
     for link in ["bin", "sbin", "lib", "lib64"] {
-        match std::os::unix::fs::symlink(Path::new("usr").join(link), root.join(link)) {
-            Err(e) if e.kind() == ErrorKind::AlreadyExists => (),
-            made => made.unwrap(),
-        }
+        symlink(Path::new("usr").join(link), root.join(link)).unwrap();
     }
 }
 

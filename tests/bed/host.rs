@@ -157,6 +157,13 @@ impl Outcome {
         self
     }
 
+    /// Fails unless it failed, whether refused or to be tried again.
+    #[track_caller]
+    pub(crate) fn gets_nothing(self) -> Self {
+        assert!(matches!(self.code, Some(75 | 77)), "{self:#?}");
+        self
+    }
+
     /// Fails unless the human was told `words`, on either stream.
     #[track_caller]
     pub(crate) fn says(self, words: &str) -> Self {
