@@ -389,6 +389,11 @@ impl Leaf {
         })
     }
 
+    /// Whether its key is of a kind, and so may be kept where that kind is wanted.
+    pub fn has_key_kind(&self, kind: KeyKind) -> bool {
+        self.key_kind == Some(kind)
+    }
+
     /// How long it is valid in all.
     pub fn lifetime(&self) -> Duration {
         self.not_after.duration_since(self.not_before).unwrap_or_default()

@@ -18,6 +18,7 @@ use crate::key::{Csr, Dialect};
 use crate::setting::{At, Fault, Name, Secret, SecretSource, Span};
 use crate::trust::{AnchorSource, Anchors, Tls};
 
+pub mod glance;
 pub mod local;
 mod tls;
 pub mod vault;

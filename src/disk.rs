@@ -4,6 +4,7 @@
 
 mod commit;
 mod held;
+mod outside;
 mod plain;
 mod repair;
 mod secret;
@@ -18,7 +19,8 @@ use crate::certificate::Owner;
 use crate::root::{Ids, Root, RootError};
 
 pub use commit::{commit, prove_writable};
-pub use held::{Held, held};
+pub use held::held;
+pub use outside::{present, put_outside, read_outside};
 pub use plain::{differs, list_dropins, put, read_text, trust_is, widen};
 pub use repair::{drift, repair};
 pub use secret::secret;
@@ -45,6 +47,12 @@ pub enum DiskError {
     /// A file that someone else wrote.
     #[error("{} was not written by nodecert; set replace = true to have it replaced (a backup is kept), or move it away", path.display())]
     Foreign {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// A file that the configuration or the caller names and that is not there.
+    #[error("there is no file {}", path.display())]
+    Missing {
         /// Its path.
         path: PathBuf,
     },

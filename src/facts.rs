@@ -160,6 +160,13 @@ pub enum FactsError {
     },
 }
 
+impl FactsError {
+    /// Whether it may be otherwise in a moment: at early boot a name may still be coming.
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, Self::NoHostname { .. })
+    }
+}
+
 /// Puts together what is true of this host. Pure: the same arguments give the same facts, in the same order.
 ///
 /// # Errors

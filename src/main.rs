@@ -1,1 +1,218 @@
-fn main() {}
+//! Arguments, logging, runtime, the world, exit code and sd_notify; nothing else.
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{CommandFactory, Parser};
+use nodecert::ca;
+use nodecert::cli::{Cli, Command, Format};
+use nodecert::clock::Clock;
+use nodecert::facts::{self, Host};
+use nodecert::report::{Exit, Report, chain};
+use nodecert::root::Root;
+use nodecert::run::{self, Ask, Error, World};
+use tracing::{Level, error};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// sd_notify(3): a start that waits for a CA asks for this much more than its deadline.
+const MARGIN: Duration = Duration::from_secs(30);
+
+/// `plan --exit-code` says with it that there is something to do.
+const SOMETHING_TO_DO: u8 = 3;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let live = cli.global.root.as_os_str() == "/";
+    start_logging(cli.global.verbose, live);
+    match answer(&cli, live) {
+        Ok(code) => ExitCode::from(code),
+        Err(failed) => {
+            tell(&cli, &failed);
+            ExitCode::from(failed.exit().code())
+        }
+    }
+}
+
+fn answer(cli: &Cli, live: bool) -> Result<u8, Error> {
+    match &cli.command {
+        Command::Run { only, missing, force, deadline } => {
+            let ask = Ask { only: only.clone(), missing: *missing, force: *force, deadline: *deadline };
+            bring(cli, &ask, live)
+        }
+        Command::Plan { only, exit_code } => {
+            let world = world(cli)?;
+            let survey = run::survey(&world, false)?;
+            let report = run::plan(&survey, &world, only)?;
+            print(cli, &report.plan(), || report.json(&survey.facts, true));
+            let idle = report.is_idle();
+            Ok(if *exit_code { if idle { 0 } else { SOMETHING_TO_DO } } else { report.exit().code() })
+        }
+        Command::Status { names, check, usable, textfile } => {
+            let world = world(cli)?;
+            let survey = run::survey(&world, false)?;
+            let report = run::status(&survey, &world, names)?;
+            if let Some(path) = textfile {
+                run::publish(path, &report.metrics(world.clock.now()))?;
+            }
+            Ok(status(cli, &report, &survey.facts, *check, *usable, world.clock.now()))
+        }
+        Command::Facts => {
+            let facts = run::detect(&world(cli)?)?;
+            print(cli, &facts::describe(&facts), || serde_json::to_value(&facts).unwrap_or_default());
+            Ok(0)
+        }
+        Command::Trust { url } => Ok(trust(cli, url)),
+        Command::Completions { shell } => {
+            clap_complete::generate(*shell, &mut Cli::command(), "nodecert", &mut std::io::stdout());
+            Ok(0)
+        }
+        Command::Man => {
+            let rendered = clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout());
+            Ok(if rendered.is_ok() { 0 } else { Exit::Fault.code() })
+        }
+    }
+}
+
+fn world(cli: &Cli) -> Result<World, Error> {
+    let root = Root::make(&cli.global.root).map_err(|error| Error::Disk(error.into()))?;
+    Ok(World {
+        root: Arc::new(root),
+        host: Host::live().map_err(Error::Facts)?,
+        clock: Clock::system(),
+        config: cli.global.config.clone(),
+    })
+}
+
+fn bring(cli: &Cli, ask: &Ask, live: bool) -> Result<u8, Error> {
+    let world = world(cli)?;
+    if live {
+        notify(&[sd_notify::NotifyState::ExtendTimeoutUsec(micros(ask.deadline + MARGIN))]);
+    }
+    let (report, facts) = runtime().block_on(run::run(&world, ask))?;
+    print(cli, &report.done(), || report.json(&facts, true));
+    Ok(report.exit().code())
+}
+
+/// One thread is enough: the program waits for one server, or for the disk.
+fn runtime() -> tokio::runtime::Runtime {
+    #[allow(clippy::expect_used, reason = "it fails only where the kernel gives no file descriptor")]
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("an event queue")
+}
+
+/// Nagios plugin codes with `--check`; 0 or 1 with `--usable`.
+fn status(
+    cli: &Cli,
+    report: &Report,
+    facts: &facts::Facts,
+    check: bool,
+    usable: bool,
+    now: std::time::SystemTime,
+) -> u8 {
+    let unusable: Vec<_> = report.certificates.iter().filter(|line| !line.is_usable()).collect();
+    if usable {
+        for line in &unusable {
+            error!(certificate = %line.name, "{} is {}: {}", line.name, line.state, line.reason);
+        }
+        return u8::from(!unusable.is_empty());
+    }
+    if check {
+        let (code, said) = report.check(now);
+        print(cli, &said, || report.json(facts, false));
+        return code;
+    }
+    print(cli, &report.status(now), || report.json(facts, false));
+    0
+}
+
+fn trust(cli: &Cli, url: &str) -> u8 {
+    match runtime().block_on(ca::glance::presented(url)) {
+        Ok(presented) => {
+            print(cli, &presented.lines(), || presented.json());
+            0
+        }
+        Err(failed) => {
+            error!("{}", chain(&failed));
+            if failed.is_temporary() { Exit::Temporary.code() } else { Exit::Refused.code() }
+        }
+    }
+}
+
+fn print(cli: &Cli, text: &str, json: impl FnOnce() -> serde_json::Value) {
+    let mut out = std::io::stdout().lock();
+    // A reader that went away, as `| head` does, is no fault of the run.
+    let _ = match cli.global.format {
+        Format::Text => write!(out, "{text}"),
+        Format::Json => writeln!(out, "{:#}", json()),
+    };
+}
+
+fn tell(cli: &Cli, failed: &Error) {
+    let said = chain(failed);
+    said.lines().for_each(|line| error!("{line}"));
+    if cli.global.format == Format::Json {
+        print(cli, "", || serde_json::json!({ "error": said, "exit": failed.exit().code() }));
+    }
+}
+
+/// To journald with priorities and fields; to a terminal for a person; else with time stamps.
+fn start_logging(verbose: u8, live: bool) {
+    let level = [Level::INFO, Level::DEBUG, Level::TRACE][usize::from(verbose.min(2))];
+    let ours = Targets::new().with_target("nodecert", level);
+    let registry = tracing_subscriber::registry().with(live.then_some(Progress)).with(ours);
+    let journal = under_journald().then(tracing_journald::layer).and_then(Result::ok);
+    let journal = journal.map(|layer| layer.with_field_prefix(Some("NODECERT".to_owned())));
+    let terminal = std::io::stderr().is_terminal();
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    match journal {
+        Some(journal) => registry.with(journal).init(),
+        None if terminal => {
+            registry.with(lines.without_time().with_ansi(std::env::var_os("NO_COLOR").is_none())).init()
+        }
+        None => registry.with(lines.with_ansi(false)).init(),
+    }
+}
+
+/// systemd.exec(5) `$JOURNAL_STREAM`: device and inode of the stream that goes to the journal.
+fn under_journald() -> bool {
+    let Some((device, inode)) = std::env::var("JOURNAL_STREAM").ok().and_then(|s| {
+        let (device, inode) = s.split_once(':')?;
+        Some((device.parse::<u64>().ok()?, inode.parse::<u64>().ok()?))
+    }) else {
+        return false;
+    };
+    nix::sys::stat::fstat(std::io::stderr()).is_ok_and(|stat| (stat.st_dev, stat.st_ino) == (device, inode))
+}
+
+/// What is logged is also what `systemctl status` shows while the unit starts.
+struct Progress;
+
+impl<S: tracing::Subscriber> Layer<S> for Progress {
+    fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+        struct Message(String);
+        impl tracing::field::Visit for Message {
+            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+                if field.name() == "message" {
+                    self.0 = format!("{value:?}");
+                }
+            }
+        }
+        let mut message = Message(String::new());
+        event.record(&mut message);
+        // A newline would begin another assignment, sd_notify(3).
+        notify(&[sd_notify::NotifyState::Status(&message.0.replace('\n', " "))]);
+    }
+}
+
+fn notify(state: &[sd_notify::NotifyState<'_>]) {
+    // Without systemd there is no one to tell; a lost status line is no fault.
+    let _ = sd_notify::notify(state);
+}
+
+fn micros(time: Duration) -> u32 {
+    u32::try_from(time.as_micros()).unwrap_or(u32::MAX)
+}

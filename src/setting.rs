@@ -134,7 +134,9 @@ impl<'de> Deserialize<'de> for SecretSource {
                     Some(SecretKey::Env) => SecretSource::Env(map.next_value()?),
                     Some(SecretKey::Command) => SecretSource::Command(map.next_value()?),
                     None => {
-                        return Err(de::Error::custom("a secret needs one of file, credential, env, command"));
+                        return Err(de::Error::custom(
+                            "a secret needs one of file, credential, env, command",
+                        ));
                     }
                 };
                 match map.next_key::<SecretKey>()? {

@@ -256,7 +256,7 @@ impl Round {
     }
 }
 
-fn client(tls: rustls::ClientConfig, proxy: Option<&str>) -> Result<Client, String> {
+pub(super) fn client(tls: rustls::ClientConfig, proxy: Option<&str>) -> Result<Client, String> {
     let builder = Client::builder()
         .tls_backend_preconfigured(tls)
         .https_only(true)
@@ -308,12 +308,13 @@ pub(super) fn proxy_url(text: &str) -> Result<String, String> {
     }
 }
 
-enum Unread {
+#[derive(Debug)]
+pub(super) enum Unread {
     TooLarge,
     Cut(reqwest::Error),
 }
 
-async fn bounded(mut response: reqwest::Response) -> Result<Vec<u8>, Unread> {
+pub(super) async fn bounded(mut response: reqwest::Response) -> Result<Vec<u8>, Unread> {
     if response.content_length().is_some_and(|length| length > MAX_BODY as u64) {
         return Err(Unread::TooLarge);
     }

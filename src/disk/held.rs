@@ -10,18 +10,8 @@ use super::{DiskError, LIMIT};
 use crate::bundle::Pair;
 use crate::certificate::Certificate;
 use crate::key::Key;
+use crate::plan::Held;
 use crate::root::{Dir, Read, Root, RootError};
-
-/// What lies at a certificate's place.
-#[derive(Debug)]
-pub enum Held {
-    /// Neither certificate nor key.
-    Absent,
-    /// Something that is no pair; what is wrong with it, with its path.
-    Damaged(String),
-    /// A certificate and its key, judged by no one yet.
-    Pair(Pair),
-}
 
 /// Reads certificate and key: through one generation directory where the fixed names are our links,
 /// so that a swap cannot come in between, else at the fixed names themselves. An error means that

@@ -1,0 +1,321 @@
+//! `[etcd]`: a member of an etcd cluster, with mutual TLS towards clients and peers.
+//!
+//! Sources: etcd `embed/config.go` and its security guide; measured on etcd 3.4.23 and 3.5.1. Unknown keys
+//! of the YAML are ignored by etcd without a word, so the output is typed here and a typing slip in
+//! `settings` stays the user's.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::{Certificates, Expanded, Surroundings, literals, name, open_file, own, pass_through, path};
+use crate::certificate::{self, Names};
+use crate::facts::Facts;
+use crate::file::{Content, File};
+use crate::identity::{Usage, dns_name};
+use crate::setting::{At, Fault, Mode, Name};
+
+/// `[etcd]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "packaging/config.toml is their reference")]
+pub struct Settings {
+    pub ca: At<Name>,
+    pub peer_ca: Option<At<Name>>,
+    pub role: Option<String>,
+    pub peer_role: Option<String>,
+    pub name: Option<At<String>>,
+    pub cluster: At<BTreeMap<String, String>>,
+    #[serde(default)]
+    pub format: Format,
+    #[serde(default = "yes")]
+    pub render: bool,
+    #[serde(default)]
+    pub extra_dns: Vec<String>,
+    #[serde(default)]
+    pub extra_ips: Vec<IpAddr>,
+    #[serde(default = "default_token")]
+    pub token: String,
+    pub state: Option<State>,
+    #[serde(default = "default_data_dir")]
+    pub data_dir: PathBuf,
+    pub settings: Option<At<Map<String, Value>>>,
+    #[serde(default)]
+    pub replace: bool,
+}
+
+/// `format`: the form of etcd's configuration. One form, never both: with `--config-file` etcd ignores
+/// every flag and ETCD_ variable.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// `/etc/etcd/etcd.yaml`, and the drop-in that makes the unit read it.
+    #[default]
+    Yaml,
+    /// `/etc/default/etcd`, which Debian's unit reads.
+    Env,
+}
+
+/// `state`: whether the member founds its cluster or joins one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// All members of the list start for the first time.
+    New,
+    /// The cluster is there.
+    Existing,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn default_token() -> String {
+    "etcd-cluster".to_owned()
+}
+
+fn default_data_dir() -> PathBuf {
+    "/var/lib/etcd/default".into()
+}
+
+const YAML: &str = "/etc/etcd/etcd.yaml";
+const ENV: &str = "/etc/default/etcd";
+const DROP_IN: &str = "/etc/systemd/system/etcd.service.d/50-nodecert.conf";
+
+/// This host's place in the cluster.
+struct Member {
+    name: String,
+    /// What the others dial.
+    host: String,
+    /// What etcd listens on; it takes no names.
+    listen: IpAddr,
+}
+
+impl Settings {
+    /// The CAs it names.
+    pub fn cas(&self) -> impl Iterator<Item = &At<Name>> {
+        [Some(&self.ca), self.peer_ca.as_ref()].into_iter().flatten()
+    }
+
+    /// The path that says whether this member has ever run.
+    pub fn probe(&self) -> PathBuf {
+        self.data_dir.join("member")
+    }
+
+    /// Server and peer certificate. Both carry both usages: a member is a client of its peers, and its
+    /// own gateway one of its server.
+    pub fn certificates(&self, facts: &Facts) -> Result<Certificates, Vec<Fault>> {
+        let member = self.member(facts)?;
+        let peer_ca = self.peer_ca.as_ref().filter(|peer| peer.get_ref() != self.ca.get_ref());
+        let server = self.certificate(facts, &member, "server", "ca.crt");
+        let mut peer = self.certificate(
+            facts,
+            &member,
+            "peer",
+            if peer_ca.is_some() { "peer-ca.crt" } else { "ca.crt" },
+        );
+        peer.ca = Some(peer_ca.unwrap_or(&self.ca).clone());
+        peer.role = self.peer_role.clone().or(peer.role);
+        Ok(vec![(name("etcd-server"), server), (name("etcd-peer"), peer)])
+    }
+
+    /// etcd's own configuration, unless `render = false`.
+    pub fn files(&self, around: Surroundings<'_>, expanded: &Expanded) -> Result<Vec<File>, Vec<Fault>> {
+        let (Some(server), Some(peer)) =
+            (expanded.get(&name("etcd-server")), expanded.get(&name("etcd-peer")))
+        else {
+            return Ok(Vec::new());
+        };
+        if !self.render {
+            return Ok(Vec::new());
+        }
+        let member = self.member(around.facts)?;
+        let mut rendered = self.yaml(&member, around, [server, peer]);
+        let owned: Vec<String> = rendered.keys().filter(|key| *key != "logger").cloned().collect();
+        let owned: Vec<&str> = owned.iter().map(String::as_str).collect();
+        pass_through(&mut rendered, self.settings.as_ref(), &owned)?;
+        let needs = [server.name.clone(), peer.name.clone()];
+        Ok(match self.format {
+            Format::Yaml => vec![
+                open_file("etcd-config", YAML, Content::Yaml(rendered), &needs, self.replace),
+                open_file("etcd-drop-in", DROP_IN, Content::Text(drop_in()), &[], self.replace),
+            ],
+            Format::Env => {
+                vec![open_file("etcd-config", ENV, Content::Env(self.env(&rendered)?), &needs, self.replace)]
+            }
+        })
+    }
+
+    fn member(&self, facts: &Facts) -> Result<Member, Vec<Fault>> {
+        let cluster = self.cluster.get_ref();
+        let names = [&facts.hostname.value, &facts.fqdn.value, &facts.nodename.value];
+        let own = match &self.name {
+            Some(name) => cluster.get_key_value(name.get_ref()),
+            None => names.into_iter().find_map(|name| cluster.get_key_value(name)),
+        };
+        let Some((name, host)) = own else {
+            let name = self.name.as_ref().map_or(&facts.hostname.value, At::get_ref);
+            let there = cluster.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+            let message = format!(
+                "cluster has no entry for this host, {name:?}: it has {there}. Add {name} = \"ADDRESS\", or set [node] hostname or [etcd] name"
+            );
+            return Err(vec![Fault::at(self.cluster.span(), message)]);
+        };
+        self.check_hosts()?;
+        let listen = host.parse().ok().or_else(|| facts.primary.as_ref().map(|primary| primary.value));
+        let Some(listen) = listen else {
+            let message = format!(
+                "etcd listens on an address, and this host has none: write {name}'s into cluster, or set [node] addresses"
+            );
+            return Err(vec![Fault::at(self.cluster.span(), message)]);
+        };
+        Ok(Member { name: name.clone(), host: host.clone(), listen })
+    }
+
+    fn check_hosts(&self) -> Result<(), Vec<Fault>> {
+        let wrong = |(name, host): (&String, &String)| {
+            let why = host.parse::<IpAddr>().err().and_then(|_| dns_name(host).err())?;
+            Some(Fault::at(self.cluster.span(), format!("cluster has a faulty host for {name}: {why}")))
+        };
+        let faults: Vec<_> = self.cluster.get_ref().iter().filter_map(wrong).collect();
+        if faults.is_empty() { Ok(()) } else { Err(faults) }
+    }
+
+    fn certificate(
+        &self,
+        facts: &Facts,
+        member: &Member,
+        purpose: &str,
+        trust: &str,
+    ) -> certificate::Settings {
+        let mut dns: BTreeSet<String> = ["localhost".to_owned()].into();
+        dns.extend([&facts.hostname.value, &facts.fqdn.value].map(|name| name.to_ascii_lowercase()));
+        dns.extend(self.extra_dns.iter().cloned());
+        let mut ips: BTreeSet<IpAddr> = facts.addresses.iter().map(|address| address.ip).collect();
+        ips.extend([IpAddr::from([127, 0, 0, 1]), "::1".parse().unwrap_or(IpAddr::from([127, 0, 0, 1]))]);
+        ips.insert(member.listen);
+        ips.extend(&self.extra_ips);
+        if member.host.parse::<IpAddr>().is_err() {
+            dns.insert(member.host.to_ascii_lowercase());
+        }
+        certificate::Settings {
+            ca: Some(self.ca.clone()),
+            role: self.role.clone(),
+            common_name: Some(own(super::literal(&member.name.to_ascii_lowercase()))),
+            dns: Some(literals(dns)),
+            ips: Some(literals(ips.iter().map(IpAddr::to_string))),
+            usages: Some(own([Usage::Server, Usage::Client].into())),
+            directory: Some(own("/etc/etcd/pki".into())),
+            files: Some(own(Names {
+                cert: Some(format!("{purpose}.crt")),
+                key: Some(format!("{purpose}.key")),
+                ca: Some(trust.into()),
+                ..Names::default()
+            })),
+            owner: Some("etcd".to_owned()),
+            mode: Some(certificate::Modes { key: Some(Mode(0o600)), cert: Some(Mode(0o644)) }),
+            ..certificate::Settings::default()
+        }
+    }
+
+    fn yaml(
+        &self,
+        member: &Member,
+        around: Surroundings<'_>,
+        pairs: [&certificate::Certificate; 2],
+    ) -> Map<String, Value> {
+        let ports = |port| format!("https://{}:{port}", bracketed(&member.listen.to_string()));
+        let advertised = |port| format!("https://{}:{port}", bracketed(&member.host));
+        let local = if member.listen.is_ipv4() { "127.0.0.1" } else { "[::1]" };
+        let cluster = self
+            .cluster
+            .get_ref()
+            .iter()
+            .map(|(name, host)| format!("{name}=https://{}:2380", bracketed(host)));
+        let state = match self.state.unwrap_or(self.found_state(around)) {
+            State::New => "new",
+            State::Existing => "existing",
+        };
+        let [server, peer] = pairs.map(|pair| {
+            json!({
+                "cert-file": path(&pair.place.path(&pair.place.cert)),
+                "key-file": path(&pair.place.path(&pair.place.key)),
+                "client-cert-auth": true,
+                "trusted-ca-file": pair.trust.as_deref().map(path),
+            })
+        });
+        let rendered = json!({
+            "name": member.name,
+            "data-dir": path(&self.data_dir),
+            "listen-client-urls": format!("{},https://{local}:2379", ports(2379)),
+            "advertise-client-urls": advertised(2379),
+            "listen-peer-urls": ports(2380),
+            "initial-advertise-peer-urls": advertised(2380),
+            "initial-cluster": cluster.collect::<Vec<_>>().join(","),
+            "initial-cluster-token": self.token,
+            "initial-cluster-state": state,
+            "client-transport-security": server,
+            "peer-transport-security": peer,
+            "logger": "zap",
+        });
+        match rendered {
+            Value::Object(map) => map,
+            _ => Map::new(),
+        }
+    }
+
+    /// A member that has run belongs to a cluster that is there.
+    fn found_state(&self, around: Surroundings<'_>) -> State {
+        if around.present.contains(&self.probe()) { State::Existing } else { State::New }
+    }
+
+    /// The same settings as variables: `ETCD_` and the flag's name; the two TLS tables become prefixes.
+    fn env(&self, rendered: &Map<String, Value>) -> Result<Vec<(String, String)>, Vec<Fault>> {
+        let mut lines = Vec::new();
+        let mut faults = Vec::new();
+        for (key, value) in rendered {
+            let prefix = match key.as_str() {
+                "client-transport-security" => "",
+                "peer-transport-security" => "peer-",
+                _ => key,
+            };
+            match value {
+                Value::Object(table) => {
+                    lines.extend(
+                        table.iter().map(|(key, value)| (variable(&format!("{prefix}{key}")), plain(value))),
+                    );
+                }
+                Value::Array(_) => {
+                    let span = self.settings.as_ref().map(At::span).unwrap_or_default();
+                    faults.push(Fault::at(
+                        span,
+                        format!("settings has a list at {key:?}, which format = \"env\" cannot hold"),
+                    ));
+                }
+                _ => lines.push((variable(prefix), plain(value))),
+            }
+        }
+        if faults.is_empty() { Ok(lines) } else { Err(faults) }
+    }
+}
+
+fn variable(flag: &str) -> String {
+    format!("ETCD_{}", flag.replace('-', "_").to_ascii_uppercase())
+}
+
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// RFC 3986 section 3.2.2: an IPv6 address in a URL stands in brackets.
+fn bracketed(host: &str) -> String {
+    if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
+}
+
+/// Debian's unit starts etcd from its environment; this makes it read the YAML instead.
+fn drop_in() -> String {
+    format!("[Service]\nExecStart=\nExecStart=/usr/bin/etcd --config-file {YAML}\n")
+}

@@ -1,0 +1,319 @@
+//! TOML texts to [`Config`]: drop-ins merged, every fault in one go, each with its file, line and column.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde::de::IntoDeserializer;
+use toml::de::{DeTable, DeValue};
+
+use crate::component::{etcd, kubelet};
+use crate::setting::{At, Fault, Name, SecretSource};
+use crate::{ca, certificate, facts, file};
+
+/// The file that is read first.
+pub const MAIN: &str = "/etc/nodecert/config.toml";
+/// The directories of drop-ins; a name in an earlier one masks the same name in the later ones, as
+/// systemd.unit(5) has it.
+pub const DROP_INS: [&str; 3] =
+    ["/etc/nodecert/config.d", "/run/nodecert/config.d", "/usr/lib/nodecert/config.d"];
+
+/// The most faults worth showing: after them the reader edits, not reads.
+const MAX_FAULTS: usize = 100;
+
+/// One file of the configuration.
+#[derive(Debug, Clone)]
+pub struct Text {
+    /// The path as its writer knows it.
+    pub path: PathBuf,
+    /// What is in it.
+    pub text: String,
+    /// Whether none but its owner can read it, so that it may hold secrets.
+    pub private: bool,
+}
+
+/// The whole configuration, each table read by the room that owns it.
+#[derive(Debug)]
+pub struct Config {
+    /// `[node]`
+    pub node: facts::Settings,
+    /// `[ca.NAME]`
+    pub cas: BTreeMap<Name, ca::Settings>,
+    /// `[etcd]`
+    pub etcd: Option<At<etcd::Settings>>,
+    /// `[kubelet]`
+    pub kubelet: Option<At<kubelet::Settings>>,
+    /// `[certificate.NAME]`
+    pub certificates: BTreeMap<Name, At<certificate::Settings>>,
+    /// `[file.NAME]`
+    pub files: BTreeMap<Name, At<file::Settings>>,
+    sources: Sources,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Tables {
+    node: facts::Settings,
+    ca: BTreeMap<Name, At<ca::Table>>,
+    etcd: Option<At<etcd::Settings>>,
+    kubelet: Option<At<kubelet::Settings>>,
+    certificate: BTreeMap<Name, At<certificate::Settings>>,
+    file: BTreeMap<Name, At<file::Settings>>,
+}
+
+/// Everything wrong with a configuration, where it stands and what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Faults(Vec<String>);
+
+impl Faults {
+    /// Faults that stand in no text.
+    pub fn plain(messages: Vec<String>) -> Self {
+        Self(messages)
+    }
+
+    /// One line each: `file:line:column: what and what to do`.
+    pub fn lines(&self) -> &[String] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl std::error::Error for Faults {}
+
+/// The drop-ins to read, in the order of their file names whatever directory they are in. `listed` goes
+/// from the directory that masks to those that are masked.
+pub fn order<'a>(listed: impl IntoIterator<Item = (&'a str, Vec<String>)>) -> Vec<PathBuf> {
+    let mut chosen: BTreeMap<String, PathBuf> = BTreeMap::new();
+    for (directory, names) in listed {
+        for name in names.into_iter().filter(|name| name.ends_with(".toml")) {
+            let path = Path::new(directory).join(&name);
+            chosen.entry(name).or_insert(path);
+        }
+    }
+    chosen.into_values().collect()
+}
+
+/// Reads texts in their order: tables merge, scalars and arrays replace.
+pub fn parse(texts: Vec<Text>) -> Result<Config, Faults> {
+    let sources = Sources(texts);
+    let mut faults = Vec::new();
+    let padded = sources.padded();
+    let merged = merge(&padded, &mut faults);
+    let logins = logins(&merged);
+    let tables = read(merged, &mut faults);
+    let mut cas = BTreeMap::new();
+    for (name, table) in tables.ca {
+        let span = table.span();
+        match table.into_inner().settings(&name, span) {
+            Ok(settings) => drop(cas.insert(name, settings)),
+            Err(found) => faults.extend(found),
+        }
+    }
+    faults.extend(exposed_secrets(&cas, &logins, &sources));
+    faults.extend(unknown_cas(
+        &logins.keys().map(String::as_str).collect::<Vec<_>>(),
+        tables.etcd.as_ref(),
+        tables.kubelet.as_ref(),
+        &tables.certificate,
+    ));
+    if !faults.is_empty() {
+        return Err(sources.locate(faults));
+    }
+    Ok(Config {
+        node: tables.node,
+        cas,
+        etcd: tables.etcd,
+        kubelet: tables.kubelet,
+        certificates: tables.certificate,
+        files: tables.file,
+        sources,
+    })
+}
+
+impl Config {
+    /// Says where faults stand that were found after the texts were read.
+    pub fn locate(&self, faults: Vec<Fault>) -> Faults {
+        self.sources.locate(faults)
+    }
+}
+
+/// The texts, joined in thought: each begins where the one before it ends.
+#[derive(Debug)]
+struct Sources(Vec<Text>);
+
+impl Sources {
+    /// Blanks in front of each text make the places within it those of the joined one.
+    fn padded(&self) -> Vec<String> {
+        let mut offset = 0;
+        let mut pad = |source: &Text| {
+            let padded = " ".repeat(offset) + &source.text;
+            offset += source.text.len() + 1;
+            padded
+        };
+        self.0.iter().map(&mut pad).collect()
+    }
+
+    /// The text that a place of the joined one lies in, and the place within it.
+    fn holding(&self, span: &Range<usize>) -> Option<(&Text, usize)> {
+        let mut offset = span.start;
+        for source in &self.0 {
+            if offset <= source.text.len() {
+                return Some((source, offset));
+            }
+            offset -= source.text.len() + 1;
+        }
+        None
+    }
+
+    fn locate(&self, mut faults: Vec<Fault>) -> Faults {
+        faults.sort_by_key(|fault| fault.span.as_ref().map_or(usize::MAX, |span| span.start));
+        faults.dedup();
+        let lines = faults.iter().take(MAX_FAULTS);
+        Faults(lines.map(|fault| format!("{}{}", self.place(fault), one_line(&fault.message))).collect())
+    }
+
+    fn place(&self, fault: &Fault) -> String {
+        let Some((source, offset)) = fault.span.as_ref().and_then(|span| self.holding(span)) else {
+            return String::new();
+        };
+        let before = source.text.get(..offset).unwrap_or(&source.text);
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
+        format!("{}:{line}:{column}: ", source.path.display())
+    }
+}
+
+fn merge<'i>(padded: &'i [String], faults: &mut Vec<Fault>) -> DeTable<'i> {
+    let mut merged = DeTable::new();
+    for text in padded {
+        let (table, errors) = DeTable::parse_recoverable(text);
+        faults.extend(errors.iter().map(fault_of));
+        overlay(&mut merged, table.into_inner());
+    }
+    merged
+}
+
+fn overlay<'i>(base: &mut DeTable<'i>, over: DeTable<'i>) {
+    for (key, value) in over {
+        match (base.get_mut(key.get_ref().as_ref()).map(At::get_mut), value.get_ref()) {
+            (Some(DeValue::Table(below)), DeValue::Table(_)) => {
+                if let DeValue::Table(above) = value.into_inner() {
+                    overlay(below, above);
+                }
+            }
+            _ => {
+                base.remove(key.get_ref().as_ref());
+                base.insert(key, value);
+            }
+        }
+    }
+}
+
+/// Reads the tables; an entry that cannot be read is struck and the rest read again, so that all faults
+/// come at once.
+fn read(mut merged: DeTable<'_>, faults: &mut Vec<Fault>) -> Tables {
+    for _ in 0..MAX_FAULTS {
+        let error = match Tables::deserialize(At::new(0..0, merged.clone()).into_deserializer()) {
+            Ok(tables) => return tables,
+            Err(error) => error,
+        };
+        let fault = fault_of(&error);
+        let struck = fault.span.clone().is_some_and(|span| strike(&mut merged, &span));
+        faults.push(fault);
+        if !struck {
+            break;
+        }
+    }
+    Tables::default()
+}
+
+/// Takes the innermost entry out whose key or value holds the span.
+fn strike(table: &mut DeTable<'_>, span: &Range<usize>) -> bool {
+    for (_, value) in table.iter_mut() {
+        if let DeValue::Table(inner) = value.get_mut()
+            && strike(inner, span)
+        {
+            return true;
+        }
+    }
+    let within = |outer: Range<usize>| outer.start <= span.start && span.end <= outer.end;
+    let found = table.iter().find(|(key, value)| within(key.span()) || within(value.span()));
+    let key = found.map(|(key, _)| key.clone());
+    key.is_some_and(|key| table.remove(&key).is_some())
+}
+
+fn fault_of(error: &toml::de::Error) -> Fault {
+    let span = error.span().unwrap_or_default();
+    let span = span.start..span.end.max(span.start + 1);
+    Fault::at(span, without_literals(error.message()))
+}
+
+/// serde quotes the value it did not expect; a secret in the wrong place would stand in the journal.
+fn without_literals(message: &str) -> String {
+    let Some((kind, rest)) = message.split_once(": string \"") else { return message.to_owned() };
+    match rest.rfind("\", expected") {
+        Some(end) => format!("{kind}: string{}", &rest[end + 1..]),
+        None => message.to_owned(),
+    }
+}
+
+fn one_line(message: &str) -> String {
+    message.split('\n').map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+}
+
+/// Where each CA's `auth` stands: every CA by name, struck ones too.
+fn logins(merged: &DeTable<'_>) -> BTreeMap<String, Option<Range<usize>>> {
+    let Some(DeValue::Table(cas)) = merged.get("ca").map(At::get_ref) else { return BTreeMap::new() };
+    let auth = |ca: &DeValue<'_>| match ca.get("vault") {
+        Some(vault) => vault.get_ref().get("auth").map(At::span),
+        None => None,
+    };
+    cas.iter().map(|(name, ca)| (name.get_ref().to_string(), auth(ca.get_ref()))).collect()
+}
+
+fn exposed_secrets(
+    cas: &BTreeMap<Name, ca::Settings>,
+    logins: &BTreeMap<String, Option<Range<usize>>>,
+    sources: &Sources,
+) -> Vec<Fault> {
+    let literal =
+        |ca: &ca::Settings| ca.secrets().iter().any(|source| matches!(source, SecretSource::Literal(_)));
+    let literals =
+        cas.iter().filter(|(_, ca)| literal(ca)).filter_map(|(name, _)| logins.get(name.as_str())?.clone());
+    let exposed = literals.filter_map(|span| sources.holding(&span).map(|(text, _)| (span, text)));
+    let message = |path: &Path| {
+        format!(
+            "a secret stands in a file that others can read: chmod 0600 {}, or use {{ file = … }}",
+            path.display()
+        )
+    };
+    exposed
+        .filter(|(_, text)| !text.private)
+        .map(|(span, text)| Fault::at(span, message(&text.path)))
+        .collect()
+}
+
+fn unknown_cas(
+    named: &[&str],
+    etcd: Option<&At<etcd::Settings>>,
+    kubelet: Option<&At<kubelet::Settings>>,
+    certificates: &BTreeMap<Name, At<certificate::Settings>>,
+) -> Vec<Fault> {
+    let etcd = etcd.into_iter().flat_map(|etcd| etcd.get_ref().cas());
+    let kubelet = kubelet.into_iter().flat_map(|kubelet| kubelet.get_ref().cas());
+    let certificates = certificates.values().filter_map(|c| c.get_ref().ca.as_ref());
+    let used = etcd.chain(kubelet).chain(certificates);
+    let unknown = used.filter(|ca| !named.contains(&ca.get_ref().as_str()));
+    let there = named.join(", ");
+    let there = if there.is_empty() { "there is none".to_owned() } else { format!("there are {there}") };
+    unknown
+        .map(|ca| Fault::at(ca.span(), format!("no CA has the name {:?}: {there}", ca.get_ref().as_str())))
+        .collect()
+}

@@ -1,0 +1,43 @@
+//! Files that the caller names on the command line: as the caller sees them, not below the root.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use super::{DiskError, LIMIT, read_text};
+use crate::root::{Root, RootError};
+
+/// Reads a text; also says whether only its owner can read it.
+pub fn read_outside(path: &Path) -> Result<(String, bool), DiskError> {
+    let (root, name) = parent(path)?;
+    read_text(&root, &name, LIMIT)?.ok_or_else(|| DiskError::Missing { path: path.to_owned() })
+}
+
+/// Replaces a file whole, for all to read.
+pub fn put_outside(path: &Path, content: &[u8]) -> Result<(), DiskError> {
+    let (root, name) = parent(path)?;
+    let (dir, name) = root.make_parent(&name)?;
+    Ok(dir.put(name, content, 0o644, None)?)
+}
+
+/// Those of some paths below the root that are there.
+pub fn present(root: &Root, paths: &[PathBuf]) -> Result<BTreeSet<PathBuf>, DiskError> {
+    let mut there = BTreeSet::new();
+    for path in paths {
+        if let (Some(dir), name) = root.parent(path)? {
+            there.extend(dir.stat(name)?.map(|_| path.clone()));
+        }
+    }
+    Ok(there)
+}
+
+fn parent(path: &Path) -> Result<(Root, PathBuf), DiskError> {
+    let missing = || DiskError::Missing { path: path.to_owned() };
+    let absolute = std::path::absolute(path).map_err(|source| RootError::Io {
+        action: "find",
+        path: path.to_owned(),
+        source,
+    })?;
+    let name = absolute.file_name().ok_or_else(missing)?;
+    let directory = absolute.parent().ok_or_else(missing)?;
+    Ok((Root::open(directory)?, Path::new("/").join(name)))
+}

@@ -1,0 +1,255 @@
+//! Configuration and facts to [`Node`]: everything this host is to hold.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use crate::ca;
+use crate::certificate::{Certificate, Owner, is_plain_path};
+use crate::component::{Certificates, Surroundings};
+use crate::config::{Config, Faults};
+use crate::facts::Facts;
+use crate::file::{Content, File};
+use crate::setting::{At, Fault, Mode, Name, Scope};
+
+/// Everything this host is to hold.
+#[derive(Debug, Default)]
+pub struct Node {
+    /// The certificates by name.
+    pub certificates: BTreeMap<Name, Certificate>,
+    /// The trust files.
+    pub trusts: Vec<TrustFile>,
+    /// The rendered files.
+    pub files: Vec<File>,
+    /// The certificates in the order they are obtained: one that logs in to another CA comes first.
+    pub waves: Vec<Vec<Name>>,
+    /// The certificates of each component, for `status --usable COMPONENT`.
+    pub components: BTreeMap<&'static str, Vec<Name>>,
+}
+
+/// A file that holds the anchors of the CAs of all the certificates that name it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrustFile {
+    /// Where it lies, absolute.
+    pub path: PathBuf,
+    /// The CAs whose anchors it holds.
+    pub cas: Vec<Name>,
+    /// The certificates that go with it.
+    pub certificates: Vec<Name>,
+    /// Whether a file that someone else wrote may be replaced.
+    pub replace: bool,
+}
+
+/// The values of a template on this host.
+pub fn scope(facts: &Facts) -> Scope {
+    let mut values = BTreeMap::from([
+        ("hostname", minijinja::Value::from(facts.hostname.value.clone())),
+        ("fqdn", facts.fqdn.value.clone().into()),
+        ("nodename", facts.nodename.value.clone().into()),
+        (
+            "addresses",
+            facts.addresses.iter().map(|address| address.ip.to_string()).collect::<Vec<_>>().into(),
+        ),
+    ]);
+    values.extend(facts.domain.iter().map(|domain| ("domain", domain.value.clone().into())));
+    values.extend(facts.machine_id.iter().map(|id| ("machine_id", id.value.clone().into())));
+    Scope(values)
+}
+
+/// The paths whose presence decides something: `present` of [`expand`] holds those that are there.
+pub fn probes(config: &Config) -> Vec<PathBuf> {
+    config.etcd.iter().map(|etcd| etcd.get_ref().probe()).collect()
+}
+
+/// Says what this host is to hold; all faults that need facts come in one go.
+pub fn expand(config: &Config, facts: &Facts, present: &BTreeSet<PathBuf>) -> Result<Node, Faults> {
+    let mut expanding =
+        Expanding { config, facts, scope: scope(facts), faults: Vec::new(), node: Node::default() };
+    expanding.certificates();
+    expanding.files(present);
+    expanding.trusts();
+    expanding.collisions();
+    expanding.waves();
+    match expanding.faults.is_empty() {
+        true => Ok(expanding.node),
+        false => Err(config.locate(expanding.faults)),
+    }
+}
+
+struct Expanding<'a> {
+    config: &'a Config,
+    facts: &'a Facts,
+    scope: Scope,
+    faults: Vec<Fault>,
+    node: Node,
+}
+
+impl Expanding<'_> {
+    /// Those of components first, each under the user's table of the same name; then the user's own.
+    fn certificates(&mut self) {
+        let etcd = self
+            .config
+            .etcd
+            .as_ref()
+            .map(|etcd| ("etcd", etcd.span(), etcd.get_ref().certificates(self.facts)));
+        let kubelet = self.config.kubelet.as_ref();
+        let kubelet =
+            kubelet.map(|k| ("kubelet", k.span(), k.get_ref().certificates(self.facts, &self.scope)));
+        for (component, span, certificates) in [etcd, kubelet].into_iter().flatten() {
+            let certificates = self.take(certificates);
+            let names = certificates.iter().map(|(name, _)| name.clone()).collect();
+            self.node.components.insert(component, names);
+            for (name, base) in certificates {
+                let own = self.config.certificates.get(&name).map(|own| (own.span(), own.get_ref().clone()));
+                let (span, settings) = match own {
+                    Some((span, own)) => (span, own.over(base)),
+                    None => (span.clone(), base),
+                };
+                self.certificate(&name, span, &settings);
+            }
+        }
+        for (name, settings) in &self.config.certificates {
+            if !self.node.components.values().flatten().any(|there| there == name) {
+                self.certificate(name, settings.span(), settings.get_ref());
+            }
+        }
+    }
+
+    fn take(&mut self, certificates: Result<Certificates, Vec<Fault>>) -> Certificates {
+        certificates.unwrap_or_else(|faults| {
+            self.faults.extend(faults);
+            Vec::new()
+        })
+    }
+
+    fn certificate(
+        &mut self,
+        name: &Name,
+        span: std::ops::Range<usize>,
+        settings: &crate::certificate::Settings,
+    ) {
+        let certificate = match settings.expand(name, span.clone(), &self.scope) {
+            Ok(certificate) => certificate,
+            Err(faults) => return self.faults.extend(faults),
+        };
+        let ca = self.config.cas.get(&certificate.ca);
+        if let Some(Err(why)) = ca.map(|ca| ca.admits(&certificate.identity, certificate.role.as_deref())) {
+            self.faults.push(Fault::at(
+                span,
+                format!("CA {} cannot sign certificate {name}: {why}", certificate.ca),
+            ));
+        }
+        self.node.certificates.insert(name.clone(), certificate);
+    }
+
+    fn files(&mut self, present: &BTreeSet<PathBuf>) {
+        let around = Surroundings { facts: self.facts, present };
+        let expanded = &self.node.certificates;
+        let etcd = self.config.etcd.iter().map(|etcd| etcd.get_ref().files(around, expanded));
+        let kubelet =
+            self.config.kubelet.iter().map(|kubelet| kubelet.get_ref().files(&self.scope, expanded));
+        for files in etcd.chain(kubelet) {
+            match files {
+                Ok(files) => self.node.files.extend(files),
+                Err(faults) => self.faults.extend(faults),
+            }
+        }
+        for (name, settings) in &self.config.files {
+            let settings = settings.get_ref();
+            for (what, path) in [("path", &settings.path), ("template", &settings.template)] {
+                if !is_plain_path(path.get_ref()) {
+                    let message = format!("file {name} needs a {what} that is an absolute path without '..'");
+                    self.faults.push(Fault::at(path.span(), message));
+                }
+            }
+            let unknown =
+                settings.needs.iter().filter(|need| !self.node.certificates.contains_key(need.get_ref()));
+            self.faults.extend(unknown.map(|need| {
+                Fault::at(
+                    need.span(),
+                    format!(
+                        "file {name} needs certificate {:?}, which is not there",
+                        need.get_ref().as_str()
+                    ),
+                )
+            }));
+            self.node.files.push(File {
+                name: name.clone(),
+                path: settings.path.get_ref().clone(),
+                content: Content::Template(settings.template.get_ref().clone()),
+                needs: settings.needs.iter().map(|need| need.get_ref().clone()).collect(),
+                owner: Owner { user: settings.owner.clone(), group: settings.group.clone() },
+                mode: settings.mode.unwrap_or(Mode(0o644)),
+                replace: settings.replace,
+            });
+        }
+    }
+
+    fn trusts(&mut self) {
+        let mut trusts: BTreeMap<&Path, TrustFile> = BTreeMap::new();
+        for certificate in self.node.certificates.values() {
+            let Some(path) = &certificate.trust else { continue };
+            let trust = trusts.entry(path).or_insert_with(|| TrustFile {
+                path: path.clone(),
+                cas: Vec::new(),
+                certificates: Vec::new(),
+                replace: false,
+            });
+            if !trust.cas.contains(&certificate.ca) {
+                trust.cas.push(certificate.ca.clone());
+            }
+            trust.certificates.push(certificate.name.clone());
+            trust.replace |= certificate.place.replace;
+        }
+        self.node.trusts = trusts.into_values().collect();
+    }
+
+    /// No two things in one place.
+    fn collisions(&mut self) {
+        let mut there: BTreeMap<PathBuf, String> = BTreeMap::new();
+        let certificates = self.node.certificates.values().flat_map(|certificate| {
+            let paths = certificate.place.paths().into_iter();
+            paths.map(move |(usage, path)| (path, format!("the {usage} of certificate {}", certificate.name)))
+        });
+        let files = self.node.files.iter().map(|file| (file.path.clone(), format!("file {}", file.name)));
+        let trusts =
+            self.node.trusts.iter().map(|trust| (trust.path.clone(), "the CA certificates".to_owned()));
+        for (path, what) in certificates.chain(files).chain(trusts) {
+            if let Some(other) = there.get(&path) {
+                let message =
+                    format!("{other} and {what} have one path, {}; give one of them another", path.display());
+                self.faults.push(Fault { span: None, message });
+            }
+            there.insert(path, what);
+        }
+    }
+
+    /// A certificate waits for those that its CA can only be logged in to with.
+    fn waves(&mut self) {
+        let mut waiting: BTreeSet<Name> = self.node.certificates.keys().cloned().collect();
+        while !waiting.is_empty() {
+            let ready = |strict: bool| {
+                let free = |name: &&Name| !self.logins(name, strict).any(|login| waiting.contains(login));
+                waiting.iter().filter(free).cloned().collect::<Vec<_>>()
+            };
+            let wave = Some(ready(true)).filter(|wave| !wave.is_empty()).unwrap_or_else(|| ready(false));
+            if wave.is_empty() {
+                let names = waiting.iter().map(Name::as_str).collect::<Vec<_>>().join(", ");
+                let message = format!(
+                    "certificates {names} wait for one another: each is signed by a CA that is logged in to with another of them. Add a second way to log in, such as approle"
+                );
+                return self.faults.push(Fault { span: None, message });
+            }
+            waiting.retain(|name| !wave.contains(name));
+            self.node.waves.push(wave);
+        }
+    }
+
+    /// The certificates that the CA of a certificate is logged in to with. Where that CA has another way
+    /// too, they are worth waiting for, but not for ever (`strict`).
+    fn logins(&self, name: &Name, strict: bool) -> impl Iterator<Item = &Name> {
+        let ca =
+            self.node.certificates.get(name).and_then(|certificate| self.config.cas.get(&certificate.ca));
+        let ca = ca.filter(|ca| strict || !ca.logs_in_otherwise());
+        ca.into_iter().flat_map(ca::Settings::logs_in_with).map(At::get_ref)
+    }
+}

@@ -1,0 +1,71 @@
+//! What a rendered file's data looks like on disk.
+
+use serde_json::{Map, Value};
+
+use crate::file::Content;
+use crate::setting::{Scope, environment};
+
+/// The first line of what nodecert renders: by it a file is known as its own where the state was lost.
+pub const HEADER: &str = "# Written by nodecert; changes here are lost. Change its configuration instead.\n";
+
+/// Why a file cannot be rendered.
+#[derive(Debug, thiserror::Error)]
+pub enum RenderError {
+    /// The template is faulty or uses what this host does not have.
+    #[error("{path}: {why}; a template may use {}", crate::setting::SCOPE.join(", "))]
+    Template {
+        /// The template's path.
+        path: String,
+        /// What the template engine says, without the values it knows.
+        why: String,
+    },
+    /// A value that the form cannot hold.
+    #[error("{name} has the value {value:?}, which an environment file cannot hold: it must be one line")]
+    Env {
+        /// The variable.
+        name: String,
+        /// Its value.
+        value: String,
+    },
+    /// The library could not write the YAML.
+    #[error("cannot write the YAML")]
+    Yaml(#[source] serde_saphyr::ser::Error),
+}
+
+/// Renders a content; `template` is the text of its template, if it has one.
+pub fn render(content: &Content, template: &str, scope: &Scope) -> Result<String, RenderError> {
+    match content {
+        Content::Yaml(mapping) => yaml(mapping),
+        Content::Env(lines) => env(lines),
+        Content::Text(text) => Ok(format!("{HEADER}{text}")),
+        Content::Template(path) => {
+            let path = path.display().to_string();
+            let rendered = environment().render_named_str(&path, template, &scope.0);
+            let mut rendered = rendered.map_err(|e| RenderError::Template { path, why: e.to_string() })?;
+            // The engine drops a text's last newline; most consumers want it.
+            if template.ends_with('\n') {
+                rendered.push('\n');
+            }
+            Ok(rendered)
+        }
+    }
+}
+
+fn yaml(mapping: &Map<String, Value>) -> Result<String, RenderError> {
+    let body = serde_saphyr::to_string(mapping).map_err(RenderError::Yaml)?;
+    Ok(format!("{HEADER}{body}"))
+}
+
+/// systemd.exec(5) `EnvironmentFile=`: in double quotes, with backslash, quote, dollar and backtick escaped.
+fn env(lines: &[(String, String)]) -> Result<String, RenderError> {
+    let mut text = HEADER.to_owned();
+    for (name, value) in lines {
+        if value.contains(['\n', '\r', '\0']) {
+            return Err(RenderError::Env { name: name.clone(), value: value.clone() });
+        }
+        let escaped =
+            value.replace('\\', "\\\\").replace('"', "\\\"").replace('$', "\\$").replace('`', "\\`");
+        text.push_str(&format!("{name}=\"{escaped}\"\n"));
+    }
+    Ok(text)
+}

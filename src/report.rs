@@ -1,0 +1,377 @@
+//! What is said to people and programs: text, JSON and exit codes.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use serde_json::{Value, json};
+
+use crate::bundle::{Leaf, at, human};
+use crate::facts::Facts;
+use crate::setting::Name;
+
+/// Exit codes, rising: of several, the highest wins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Exit {
+    /// Everything is as configured, whether it was changed or not.
+    Done,
+    /// The CA said no, or its answer failed verification.
+    Refused,
+    /// Run again: the CA cannot be reached, the clock is wrong, a user is not there yet.
+    Temporary,
+    /// A fault of the host or of ours.
+    Fault,
+    /// The configuration must be changed first.
+    Config,
+}
+
+impl Exit {
+    /// The number, of sysexits(3) where it has one; 77 is EX_NOPERM, 75 EX_TEMPFAIL.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Refused => 77,
+            Self::Temporary => 75,
+            Self::Fault => 70,
+            Self::Config => 78,
+        }
+    }
+}
+
+/// What was or would be done about something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Nothing: it is as configured.
+    Keep,
+    /// A new certificate, or a file that was not there.
+    Obtain,
+    /// A mode, an owner, a link or a content set right.
+    Repair,
+    /// Something to do that cannot be done now.
+    Blocked,
+}
+
+impl Action {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Keep => "keep",
+            Self::Obtain => "obtain",
+            Self::Repair => "repair",
+            Self::Blocked => "blocked",
+        }
+    }
+
+    fn past(self) -> &'static str {
+        match self {
+            Self::Keep => "kept",
+            Self::Obtain => "obtained",
+            Self::Repair => "repaired",
+            Self::Blocked => "blocked",
+        }
+    }
+}
+
+/// Why something was not done, as text, and what it means for the exit code.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// What went wrong, its causes, and what to do.
+    pub message: String,
+    /// The exit code it asks for.
+    pub exit: Exit,
+}
+
+/// One certificate in a report.
+#[derive(Debug)]
+pub struct CertificateLine {
+    /// Its name.
+    pub name: Name,
+    /// Its CA.
+    pub ca: Name,
+    /// `valid`, `due`, `missing` … as `status` names it.
+    pub state: &'static str,
+    /// What was or would be done.
+    pub action: Action,
+    /// Why.
+    pub reason: String,
+    /// Whether something was changed on disk.
+    pub changed: bool,
+    /// Why it was not done, if it was not.
+    pub trouble: Option<Trouble>,
+    /// What is there now, if it can be read.
+    pub leaf: Option<Leaf>,
+    /// From when it is to be renewed.
+    pub renew_after: Option<SystemTime>,
+    /// Its files by use.
+    pub paths: Vec<(&'static str, PathBuf)>,
+}
+
+/// One trust file or rendered file in a report.
+#[derive(Debug)]
+pub struct FileLine {
+    /// Its name.
+    pub name: String,
+    /// Where it lies.
+    pub path: PathBuf,
+    /// What was or would be done.
+    pub action: Action,
+    /// Why.
+    pub reason: String,
+    /// Whether it was changed.
+    pub changed: bool,
+    /// Why it was not written, if it was not.
+    pub trouble: Option<Trouble>,
+}
+
+/// What a command found or did.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// The certificates.
+    pub certificates: Vec<CertificateLine>,
+    /// Trust files and rendered files.
+    pub files: Vec<FileLine>,
+    /// What a person should know besides.
+    pub notes: Vec<String>,
+}
+
+impl Report {
+    /// The highest exit code of all its parts.
+    pub fn exit(&self) -> Exit {
+        let certificates = self.certificates.iter().filter_map(|line| line.trouble.as_ref());
+        let files = self.files.iter().filter_map(|line| line.trouble.as_ref());
+        certificates.chain(files).map(|trouble| trouble.exit).max().unwrap_or(Exit::Done)
+    }
+
+    /// Whether there is anything to do, or was.
+    pub fn is_idle(&self) -> bool {
+        self.certificates.iter().all(|line| line.action == Action::Keep && line.trouble.is_none())
+            && self.files.iter().all(|line| line.action == Action::Keep && line.trouble.is_none())
+    }
+
+    /// What `run` says at its end.
+    pub fn done(&self) -> String {
+        let mut text = self.lines(Action::past);
+        let changed = self.certificates.iter().filter(|line| line.changed).count();
+        let files = self.files.iter().filter(|line| line.changed).count();
+        let failed = self.certificates.iter().filter_map(|line| line.trouble.as_ref()).count()
+            + self.files.iter().filter_map(|line| line.trouble.as_ref()).count();
+        let _ = match (self.is_idle(), failed) {
+            (true, _) => writeln!(text, "nothing to do: everything is as configured"),
+            (false, 0) => {
+                writeln!(text, "done: {} and {} changed", count(changed, "certificate"), count(files, "file"))
+            }
+            (false, _) => {
+                writeln!(text, "not done: {failed} of {} failed", self.certificates.len() + self.files.len())
+            }
+        };
+        text
+    }
+
+    /// What `plan` says.
+    pub fn plan(&self) -> String {
+        let mut text = self.lines(Action::word);
+        if self.is_idle() {
+            text.push_str("nothing to do: everything is as configured\n");
+        }
+        text
+    }
+
+    fn lines(&self, word: fn(Action) -> &'static str) -> String {
+        let mut text = String::new();
+        let certificates = self
+            .certificates
+            .iter()
+            .map(|line| (line.name.as_str().to_owned(), line.action, &line.reason, &line.trouble));
+        let files = self
+            .files
+            .iter()
+            .map(|line| (line.path.display().to_string(), line.action, &line.reason, &line.trouble));
+        let rows: Vec<_> = certificates.chain(files).collect();
+        let width = rows.iter().map(|(name, ..)| name.chars().count()).max().unwrap_or(0);
+        for (name, action, reason, trouble) in rows {
+            let verb = if trouble.is_some() { "failed" } else { word(action) };
+            let why = trouble.as_ref().map_or(reason, |trouble| &trouble.message);
+            let _ = writeln!(text, "{verb:<9} {name:<width$}  {}", why.replace('\n', "\n            "));
+        }
+        for note in &self.notes {
+            let _ = writeln!(text, "note      {note}");
+        }
+        text
+    }
+
+    /// What `status` says.
+    pub fn status(&self, now: SystemTime) -> String {
+        let width = self.certificates.iter().map(|line| line.name.as_str().len()).max().unwrap_or(0);
+        let mut text = String::new();
+        for line in &self.certificates {
+            let until = match &line.leaf {
+                Some(leaf) if leaf.not_after > now => {
+                    let left = leaf.not_after.duration_since(now).unwrap_or_default();
+                    format!("until {} ({} left)", at(leaf.not_after), human(left))
+                }
+                Some(leaf) => format!("until {}", at(leaf.not_after)),
+                None => String::new(),
+            };
+            let reason = if line.state == "valid" { String::new() } else { line.reason.clone() };
+            let said: Vec<_> = [until, reason].into_iter().filter(|part| !part.is_empty()).collect();
+            let _ = writeln!(text, "{:<13} {:<width$}  {}", line.state, line.name, said.join("; "));
+        }
+        for line in &self.files {
+            let said = if line.action == Action::Keep { "" } else { line.reason.as_str() };
+            let _ = writeln!(text, "{:<13} {}  {said}", file_state(line), line.path.display());
+        }
+        text
+    }
+
+    /// What `status --check` says, and its exit code, as the Nagios plugin convention has it: 0 fine, 1 due
+    /// or changed by someone, 2 not usable.
+    pub fn check(&self, now: SystemTime) -> (u8, String) {
+        let unusable: Vec<_> = self.certificates.iter().filter(|line| !line.is_usable()).collect();
+        let due: Vec<_> =
+            self.certificates.iter().filter(|line| line.is_usable() && line.action != Action::Keep).collect();
+        let files = self.files.iter().filter(|line| line.action != Action::Keep);
+        let said = |lines: &[&CertificateLine]| {
+            let each = lines.iter().map(|line| format!("{} is {}: {}", line.name, line.state, line.reason));
+            each.collect::<Vec<_>>().join("; ")
+        };
+        if !unusable.is_empty() {
+            return (2, format!("NODECERT CRITICAL - {}\n", said(&unusable)));
+        }
+        let mut warnings: Vec<_> = Some(said(&due)).filter(|said| !said.is_empty()).into_iter().collect();
+        warnings.extend(files.map(|line| format!("{}: {}", line.path.display(), line.reason)));
+        if !warnings.is_empty() {
+            return (1, format!("NODECERT WARNING - {}\n", warnings.join("; ")));
+        }
+        let first =
+            self.certificates.iter().filter_map(|line| line.leaf.as_ref()).map(|leaf| leaf.not_after).min();
+        let left = first.map(|end| human(end.duration_since(now).unwrap_or_default())).unwrap_or_default();
+        let number = count(self.certificates.len(), "certificate");
+        (0, format!("NODECERT OK - {number}, the first expires in {left}\n"))
+    }
+
+    /// Prometheus metrics in the text format, for node_exporter's textfile collector. Times are seconds
+    /// since 1970.
+    pub fn metrics(&self, now: SystemTime) -> String {
+        let mut text = String::new();
+        let mut metric = |name: &str, help: &str, value: &dyn Fn(&CertificateLine) -> Option<u64>| {
+            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
+            for line in &self.certificates {
+                if let Some(value) = value(line) {
+                    let _ =
+                        writeln!(text, "{name}{{certificate=\"{}\",ca=\"{}\"}} {value}", line.name, line.ca);
+                }
+            }
+        };
+        let end = |line: &CertificateLine| line.leaf.as_ref().map(|leaf| seconds(leaf.not_after));
+        metric("nodecert_certificate_not_after_seconds", "End of validity.", &end);
+        let renew = |line: &CertificateLine| line.renew_after.map(seconds);
+        metric("nodecert_certificate_renew_after_seconds", "From when it is renewed.", &renew);
+        metric("nodecert_certificate_usable", "Whether its consumer can use it.", &|line| {
+            Some(u64::from(line.is_usable()))
+        });
+        let _ = writeln!(
+            text,
+            "# HELP nodecert_status_time_seconds When this was written.\n# TYPE nodecert_status_time_seconds gauge"
+        );
+        let _ = writeln!(text, "nodecert_status_time_seconds {}", seconds(now));
+        text
+    }
+
+    /// `status --format json`, or with `acts` what `plan` and `run` answer.
+    pub fn json(&self, facts: &Facts, acts: bool) -> Value {
+        json!({
+            "node": {
+                "hostname": facts.hostname.value,
+                "fqdn": facts.fqdn.value,
+                "nodename": facts.nodename.value,
+                "addresses": facts.addresses.iter().map(|address| address.ip).collect::<Vec<_>>(),
+            },
+            "certificates": self.certificates.iter().map(|line| line.json(acts)).collect::<Vec<_>>(),
+            "files": self.files.iter().map(|line| line.json(acts)).collect::<Vec<_>>(),
+            "owed": [],
+            "notes": self.notes,
+        })
+    }
+}
+
+impl CertificateLine {
+    /// Whether a consumer can work with what is there.
+    pub fn is_usable(&self) -> bool {
+        matches!(self.state, "valid" | "due")
+    }
+
+    fn json(&self, acts: bool) -> Value {
+        let leaf = self.leaf.as_ref();
+        let mut value = json!({
+            "name": self.name,
+            "ca": self.ca,
+            "state": self.state,
+            "reason": self.reason,
+            "subject": leaf.map(|leaf| &leaf.subject),
+            "issuer": leaf.map(|leaf| &leaf.issuer),
+            "serial": leaf.map(|leaf| &leaf.serial),
+            "dns": leaf.map(|leaf| leaf.dns.iter().collect::<Vec<_>>()).unwrap_or_default(),
+            "ips": leaf.map(|leaf| leaf.ips.iter().collect::<Vec<_>>()).unwrap_or_default(),
+            "uris": leaf.map(|leaf| leaf.uris.iter().collect::<Vec<_>>()).unwrap_or_default(),
+            "usages": leaf.map(|leaf| leaf.usages.iter().collect::<Vec<_>>()).unwrap_or_default(),
+            "not_before": leaf.map(|leaf| at(leaf.not_before)),
+            "not_after": leaf.map(|leaf| at(leaf.not_after)),
+            "renew_after": self.renew_after.map(at),
+            "fingerprint": leaf.map(|leaf| leaf.fingerprint),
+            "paths": self.paths.iter().map(|(usage, path)| ((*usage).to_owned(), json!(path))).collect::<serde_json::Map<_, _>>(),
+        });
+        if acts {
+            add_act(&mut value, self.action, self.changed, self.trouble.as_ref());
+        }
+        value
+    }
+}
+
+impl FileLine {
+    fn json(&self, acts: bool) -> Value {
+        let mut value =
+            json!({ "name": self.name, "path": self.path, "state": file_state(self), "reason": self.reason });
+        if acts {
+            add_act(&mut value, self.action, self.changed, self.trouble.as_ref());
+        }
+        value
+    }
+}
+
+fn add_act(value: &mut Value, action: Action, changed: bool, trouble: Option<&Trouble>) {
+    value["action"] = json!(action.word());
+    value["changed"] = json!(changed);
+    value["error"] = json!(trouble.map(|trouble| &trouble.message));
+    value["exit"] = json!(trouble.map_or(0, |trouble| trouble.exit.code()));
+}
+
+fn file_state(line: &FileLine) -> &'static str {
+    match line.action {
+        _ if line.changed => "current",
+        Action::Keep => "current",
+        Action::Obtain => "missing",
+        Action::Repair => "differs",
+        Action::Blocked => "blocked",
+    }
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+fn count(number: usize, noun: &str) -> String {
+    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+}
+
+/// An error and its causes, once, joined by colons.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.ends_with(&said) {
+            let _ = write!(text, ": {said}");
+        }
+        cause = error.source();
+    }
+    text
+}
