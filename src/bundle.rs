@@ -223,8 +223,8 @@ impl Bundle {
     ) -> Result<Self, Box<Unfit>> {
         let verdict = fit_as_such(&pair, wanted)
             .and_then(|()| within_dates(&pair.leaf, now))
-            .and_then(|()| chained(&pair, anchors, &wanted.usages, now))
             .and_then(|()| usages_as_wanted(&pair.leaf, wanted))
+            .and_then(|()| chained(&pair, anchors, &wanted.usages, now))
             .and_then(|()| names_as_wanted(&pair.leaf, wanted));
         match verdict {
             Ok(()) => Ok(Self { pair }),
