@@ -293,18 +293,18 @@ fn chained(
             None,
             None,
         )
-        .map_err(|error| refusal(error, pair, anchors, now))?;
+        .map_err(|error| refusal(&error, pair, anchors, now))?;
     }
     Ok(())
 }
 
 /// Tells an anchor that ended from one that was never there.
-fn refusal(error: webpki::Error, pair: &Pair, anchors: &Anchors, now: SystemTime) -> Rejected {
+fn refusal(error: &webpki::Error, pair: &Pair, anchors: &Anchors, now: SystemTime) -> Rejected {
     let top = pair.chain.last().and_then(|der| X509Certificate::from_der(der).ok());
     let issuer = top.map(|(_, c)| c.issuer().to_string()).unwrap_or_default();
     match anchors.expired(now).into_iter().find(|(name, _)| *name == issuer) {
         Some((name, when)) => Rejected::AnchorExpired { name, when },
-        None if error == webpki::Error::UnknownIssuer => {
+        None if *error == webpki::Error::UnknownIssuer => {
             let known: Vec<_> =
                 anchors.describe().into_iter().map(|(name, pin, _)| format!("{name:?} {pin}")).collect();
             Rejected::Untrusted(format!("its chain ends at {issuer:?}; trusted are {}", known.join(", ")))

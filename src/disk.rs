@@ -21,7 +21,7 @@ use crate::root::{Ids, Root, RootError};
 pub use commit::{commit, prove_writable};
 pub use held::held;
 pub use outside::{present, put_outside, read_outside};
-pub use plain::{differs, list_dropins, put, read_text, trust_is, widen};
+pub use plain::{ABSENT, differs, list_dropins, put, read_text, trust_is, widen};
 pub use repair::{drift, repair};
 pub use secret::secret;
 pub use state::{drop_pending, drop_state, keep_pending, keep_state, pending, read_state, state_modified};

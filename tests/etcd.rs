@@ -5,7 +5,14 @@
 //! `etcdctl endpoint health` alone is a weak proof: it is content with a peer certificate without a SAN,
 //! without clientAuth or with a wrong address, since peer links work in one direction. So every port is
 //! dialled from every host, and the members' logs are searched for refused connections.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test starts processes, reads files and fails aloud"
+)]
 
 mod bed;
 

@@ -22,6 +22,8 @@ use crate::trust::Anchors;
 const MARK: &str = "Written by nodecert";
 /// One absolute path a line, below the state directory.
 const RECORD: &str = "written";
+/// What [`differs`] and [`trust_is`] say of a file that is not there.
+pub const ABSENT: &str = "absent";
 const TRUST_MODE: u32 = 0o644;
 
 /// Writes a rendered file, if it differs; says whether it did.
@@ -147,8 +149,8 @@ impl Wanted<'_> {
     fn difference(&self, root: &Root) -> Result<Option<String>, DiskError> {
         Ok(match self.compare(root)? {
             None => None,
-            Some(Difference::Missing) => Some("there is none".to_owned()),
-            Some(Difference::Content { .. }) => Some("it has other content".to_owned()),
+            Some(Difference::Missing) => Some(ABSENT.to_owned()),
+            Some(Difference::Content { .. }) => Some("other content".to_owned()),
             Some(Difference::Attributes(line)) => Some(line),
         })
     }

@@ -139,8 +139,18 @@ impl Found {
         let path = dir.shown(part.file);
         let read = match home.read(part.file, LIMIT) {
             Err(error @ RootError::Io { .. }) => return Err(error),
-            Err(error) => return Ok(self.anew(error.to_string())),
-            Ok(None) => return Ok(self.anew(format!("{} is missing", path.display()))),
+            Err(error) => {
+                return {
+                    self.anew(error.to_string());
+                    Ok(())
+                };
+            }
+            Ok(None) => {
+                return {
+                    self.anew(format!("{} is missing", path.display()));
+                    Ok(())
+                };
+            }
             Ok(Some(read)) => read,
         };
         if *read.content != part.content.as_bytes() {
