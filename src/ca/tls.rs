@@ -288,7 +288,8 @@ impl<'a> Presented<'a> {
                 let fault = self.all().find_map(|der| self.time_fault(der));
                 Distrust::Time(fault.unwrap_or_else(|| rustls::Error::from(error.clone()).to_string()))
             }
-            E::UnknownIssuer => Distrust::Other(format!(
+            // A CA that was made anew under the old name gives a bad signature.
+            E::UnknownIssuer | E::BadSignature => Distrust::Other(format!(
                 "its certificate does not lead to a CA that `tls` of the configuration trusts; it presents {}; if one of these is right, pin it in tls.pins or put its CA into tls.file",
                 self.describe()
             )),

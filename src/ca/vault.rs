@@ -308,17 +308,23 @@ impl Vault {
         for warning in signed.warnings.iter().flatten() {
             tracing::warn!(ca = %self.ca, warning = one_line(warning), "the CA warns");
         }
-        let mut pem = signed.data.certificate;
-        let chain = signed.data.ca_chain.filter(|chain| !chain.is_empty());
-        for part in chain.unwrap_or_else(|| signed.data.issuing_ca.into_iter().collect()) {
-            // PEM values of the API have no newline at their end.
-            pem.push('\n');
-            pem.push_str(&part);
+        // Read one by one: in one text a certificate that was cut short would vanish before the next.
+        let above = signed.data.ca_chain.filter(|chain| !chain.is_empty());
+        let above = above.unwrap_or_else(|| signed.data.issuing_ca.into_iter().collect());
+        let mut chain = Vec::new();
+        for pem in std::iter::once(&signed.data.certificate).chain(&above) {
+            match parse_chain(pem) {
+                Ok(found) if !found.is_empty() => chain.extend(found),
+                _ => {
+                    return Err(self.bad(
+                        answer,
+                        call,
+                        "it holds a certificate that is no PEM, or a damaged one",
+                    ));
+                }
+            }
         }
-        match parse_chain(&pem) {
-            Ok(chain) if !chain.is_empty() => Ok(Issued { chain }),
-            _ => Err(self.bad(answer, call, "its certificate is no PEM, or a damaged one")),
-        }
+        Ok(Issued { chain })
     }
 
     /// Gives the token of our own login back, so that it does not outlive the run.

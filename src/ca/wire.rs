@@ -94,7 +94,7 @@ impl Wire {
                 Err(error) => return Err(error),
             };
             let left = self.deadline.left();
-            let Some(wait) = backoff.next(why.after, left, u64::from_ne_bytes(first(entropy()))) else {
+            let Some(wait) = backoff.next(why.after, left, entropy()) else {
                 return Err(self.gave_up(call, why));
             };
             tracing::warn!(ca = %self.ca, asked = call.asked, reason = why.text, wait_ms = wait.as_millis(), "waiting for the CA");
@@ -378,15 +378,10 @@ fn root_cause(error: &reqwest::Error) -> String {
     format!("{what}{}", one_line(&cause.to_string()))
 }
 
-/// Sixteen random bytes.
-pub(super) fn entropy() -> [u8; 16] {
-    let mut bytes = [0; 16];
-    // Fails only where the kernel has no entropy at all; then a wait or serial without chance is no harm.
+/// Chance for the waits.
+fn entropy() -> u64 {
+    let mut bytes = [0; 8];
+    // Without chance a wait is at its shortest, which is no harm.
     let _ = aws_lc_rs::rand::fill(&mut bytes);
-    bytes
-}
-
-fn first(bytes: [u8; 16]) -> [u8; 8] {
-    let [a, b, c, d, e, f, g, h, ..] = bytes;
-    [a, b, c, d, e, f, g, h]
+    u64::from_ne_bytes(bytes)
 }
