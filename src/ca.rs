@@ -316,7 +316,7 @@ pub enum CaError {
         /// Whether the CA refused one of them; if not, the secrets are not there yet.
         refused: bool,
     },
-    /// What it needs on this host is not there or cannot be used.
+    /// What it needs on this host is not there or cannot be used: a fault of the host.
     #[error("CA {ca} cannot be asked: {why}")]
     Unusable {
         /// The CA.
@@ -331,6 +331,11 @@ fn then(advice: &str) -> String {
 }
 
 impl CaError {
+    /// Whether the fault lies on this host.
+    pub fn is_fault(&self) -> bool {
+        matches!(self, Self::Unusable { .. })
+    }
+
     /// Whether running again later may help without anyone doing anything.
     pub fn is_temporary(&self) -> bool {
         match self {

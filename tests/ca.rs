@@ -421,8 +421,12 @@ fn what_cannot_be_kept_is_not_used() {
         ..material(&fake, &[&wrapping])
     };
     let ca = open(&configured(&[&fake.url], FILE, &approle(true)), material);
-    let (_, said) = refused(block(Asked::new().of(&ca)));
-    assert!(said.contains("No space left") && said.contains("bao write -wrap-ttl"), "{said}");
+    let error = block(Asked::new().of(&ca)).map(|_| ()).expect_err("it cannot be kept");
+    let said = error.to_string();
+    assert!(
+        error.is_fault() && said.contains("No space left") && said.contains("bao write -wrap-ttl"),
+        "{said}"
+    );
     assert!(!fake.asked().iter().any(|asked| asked.contains("login")));
 }
 

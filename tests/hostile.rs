@@ -177,7 +177,7 @@ fn the_old_certificate_stays_in_force(#[case] fault: Fault, #[case] code: i32, #
     let mut found = Vec::new();
     pem_files(&bare.path("etc/web"), &mut found);
     found.retain(|path| !path.ends_with("ca.crt"));
-    assert_eq!(found, [PathBuf::new(); 0]);
+    assert_eq!(found, Vec::<PathBuf>::new());
 }
 
 /// The same on the way to the signature.

@@ -25,7 +25,8 @@ use crate::setting::{At, Name, Secret, SecretSource};
 
 mod login;
 
-use login::{Rung, RungTable, Token};
+use login::Token;
+pub use login::{AppRole, Cert, Jwt, Rung, RungTable};
 
 const TOKEN: HeaderName = HeaderName::from_static("x-vault-token");
 const NAMESPACE: HeaderName = HeaderName::from_static("x-vault-namespace");
@@ -158,28 +159,19 @@ impl Settings {
     }
 
     pub(super) fn hint(&self, why: &Rejected) -> Option<String> {
-        let role = |options: &str| Some(format!("see {options} of the role at {}/roles/", self.mount));
-        let verbatim = self.endpoint == Endpoint::SignVerbatim;
+        let mount = &self.mount;
         match why {
-            Rejected::Organization { .. } if verbatim => None,
-            Rejected::Organization { .. } => {
-                role("`organization` (`sign` takes the organization from the role, never from the request)")
-            }
-            Rejected::MissingUsage(_) | Rejected::ExtraUsage(_) => {
-                role("`server_flag`, `client_flag` and `ext_key_usage`")
-            }
-            Rejected::MissingDns(_) => role("`use_csr_sans` and `allowed_domains`"),
-            Rejected::MissingIp(_) => role("`use_csr_sans` and `allow_ip_sans`"),
-            Rejected::MissingUri(_) => role("`use_csr_sans` and `allowed_uri_sans`"),
-            Rejected::CommonName { .. } => role("`use_csr_common_name` and `require_cn`"),
-            Rejected::KeyKind(_) => role("`key_type` and `key_bits`"),
-            Rejected::DueAtOnce(_) => role("`max_ttl` and `ttl`, and at the mount's own max_lease_ttl,"),
-            Rejected::NotYetValid { .. } => role("`not_before_duration`, and at the clocks of both hosts,"),
-            Rejected::Untrusted(_) | Rejected::AnchorExpired { .. } => Some(format!(
-                "see `anchors` of this CA: what the mount signs with is at {}/ca_chain",
-                self.mount
+            Rejected::DueAtOnce(_) => Some(format!(
+                "see `max_ttl` and `ttl` of the role at {mount}/roles, and the mount's own max_lease_ttl"
             )),
-            _ => None,
+            Rejected::NotYetValid { .. } => Some(format!(
+                "see the clocks of both hosts, and `not_before_duration` of the role at {mount}/roles"
+            )),
+            Rejected::Untrusted(_) | Rejected::AnchorExpired { .. } => Some(format!(
+                "what {mount} signs with is at {mount}/ca_chain; is it what `anchors` of this CA says?"
+            )),
+            _ if self.endpoint == Endpoint::SignVerbatim => None,
+            _ => role_option(why).map(|options| format!("see {options} of the role at {mount}/roles")),
         }
     }
 
@@ -193,6 +185,23 @@ impl Settings {
 
     pub(super) fn logs_in_with(&self) -> Vec<&At<Name>> {
         self.auth.iter().filter_map(Rung::certificate).collect()
+    }
+}
+
+/// `sign` takes the organization and usages from the role, never from the request, and says nothing.
+fn role_option(why: &Rejected) -> Option<&'static str> {
+    match why {
+        Rejected::Organization { .. } => Some("`organization`"),
+        Rejected::MissingUsage(_) | Rejected::ExtraUsage(_) => {
+            Some("`server_flag`, `client_flag` and `ext_key_usage`")
+        }
+        Rejected::MissingDns(_) => Some("`use_csr_sans` and `allowed_domains`"),
+        Rejected::MissingIp(_) => Some("`use_csr_sans` and `allow_ip_sans`"),
+        Rejected::MissingUri(_) => Some("`use_csr_sans` and `allowed_uri_sans`"),
+        Rejected::CommonName { .. } => Some("`use_csr_common_name` and `require_cn`"),
+        Rejected::KeyKind(_) => Some("`key_type` and `key_bits`"),
+        Rejected::CaCertificate => Some("`basic_constraints_valid_for_non_ca`"),
+        _ => None,
     }
 }
 
@@ -415,11 +424,7 @@ const ADVICE: [(u16, &str, &str); 11] = [
     (400, "keys of type", "see key_type of the role, or set `key` of the certificate"),
     (400, "bits", "see key_bits of the role, or set `key` of the certificate"),
     (401, "", "see `auth` of this CA"),
-    (
-        403,
-        "",
-        "a policy of the token must allow `update` (for ca_chain: that the mount exists) on PATH; see also `namespace`",
-    ),
+    (403, "", "a policy of the token must allow it on PATH, and `mount` and `namespace` must be right"),
     (404, "", "nothing is mounted there; see `mount` and `namespace`"),
 ];
 

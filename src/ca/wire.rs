@@ -1,5 +1,6 @@
 //! HTTP to a CA's server: bounded in time and size, over one connection, failing over and coming back.
 
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use reqwest::header::{HeaderMap, LOCATION, RETRY_AFTER};
@@ -64,6 +65,15 @@ enum Trouble {
     Final(CaError),
 }
 
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Later { why, .. } | Self::Throttled { why, .. } | Self::Clock(why) => f.write_str(why),
+            Self::Final(error) => error.fmt(f),
+        }
+    }
+}
+
 impl Wire {
     pub(super) fn new(
         ca: &Name,
@@ -89,15 +99,12 @@ impl Wire {
                 Ok(answer) => return Ok(answer),
                 Err(round) => round,
             };
-            let why = match round.conclude() {
-                Ok(why) => why,
-                Err(error) => return Err(error),
-            };
+            let why = round.conclude()?;
             let left = self.deadline.left();
             let Some(wait) = backoff.next(why.after, left, entropy()) else {
                 return Err(self.gave_up(call, why));
             };
-            tracing::warn!(ca = %self.ca, asked = call.asked, reason = why.text, wait_ms = wait.as_millis(), "waiting for the CA");
+            tracing::warn!(ca = %self.ca, asked = call.asked, reason = why.text, wait_s = wait.as_secs_f64(), "waiting for the CA");
             tokio::time::sleep(wait).await;
         }
     }
@@ -123,6 +130,7 @@ impl Wire {
                     return Ok(answer);
                 }
                 Err(trouble) => {
+                    tracing::debug!(ca = %self.ca, url, asked = call.asked, reason = %trouble, "no answer");
                     let throttled = matches!(trouble, Trouble::Throttled { .. });
                     round.note(url, trouble);
                     if throttled {
@@ -143,11 +151,7 @@ impl Wire {
         if let Some(body) = &call.body {
             request = request.json(body);
         }
-        let response = request
-            .timeout(patience)
-            .send()
-            .await
-            .map_err(|e| self.broken(base, call.asked, &e, patience))?;
+        let response = request.timeout(patience).send().await.map_err(|e| self.broken(base, &e, patience))?;
         let status = response.status();
         let after = retry_after(response.headers(), self.clock.now());
         if status.is_redirection() {
@@ -159,7 +163,7 @@ impl Wire {
                 let why = format!("it has more than {MAX_BODY} bytes");
                 return Err(Trouble::Final(self.bad_answer(&url, call, why)));
             }
-            Err(Unread::Cut(error)) => return Err(self.broken(base, call.asked, &error, patience)),
+            Err(Unread::Cut(error)) => return Err(self.broken(base, &error, patience)),
         };
         let said = || format!("{} {}", status.as_u16(), said(&body));
         match status.as_u16() {
@@ -170,7 +174,7 @@ impl Wire {
         }
     }
 
-    fn broken(&self, url: &str, asked: &str, error: &reqwest::Error, patience: Duration) -> Trouble {
+    fn broken(&self, url: &str, error: &reqwest::Error, patience: Duration) -> Trouble {
         match Distrust::within(error) {
             Some(Distrust::Time(why)) => Trouble::Clock(why.clone()),
             Some(Distrust::Other(why)) => Trouble::Final(CaError::Untrusted {
@@ -179,7 +183,6 @@ impl Wire {
                 why: why.clone(),
             }),
             None if error.is_timeout() && !error.is_connect() => {
-                tracing::debug!(ca = %self.ca, url, asked, "no answer in time");
                 Trouble::Later { why: format!("no answer in {:.1} s", patience.as_secs_f64()), after: None }
             }
             None => Trouble::Later { why: root_cause(error), after: None },
@@ -344,7 +347,7 @@ fn http_date(text: &str) -> Option<SystemTime> {
     Some(time::PrimitiveDateTime::parse(text, form).ok()?.assume_utc().into())
 }
 
-/// A server's own words in one short line: the errors of a JSON answer, or the text without markup.
+/// A server's own words in one short line: the errors of a JSON answer, or else the text.
 pub(super) fn said(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(&body[..body.len().min(16 * MAX_SAID)]).into_owned();
     let errors = serde_json::from_slice::<Value>(body).ok().and_then(|json| {
@@ -384,4 +387,36 @@ fn entropy() -> u64 {
     // Without chance a wait is at its shortest, which is no harm.
     let _ = aws_lc_rs::rand::fill(&mut bytes);
     u64::from_ne_bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_says_when_to_come_back_in_seconds_or_by_date() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        for (text, wait) in [
+            ("120", Some(120)),
+            ("0", Some(0)),
+            ("Sun, 06 Nov 1994 08:50:37 GMT", Some(60)),
+            ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
+            ("-1", None),
+            ("soon", None),
+            ("99999999999999999999999", None),
+        ] {
+            let headers = [(RETRY_AFTER, reqwest::header::HeaderValue::from_static(text))];
+            let found = retry_after(&headers.into_iter().collect(), now);
+            assert_eq!(found, wait.map(Duration::from_secs), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_a_server_says_is_one_short_line() {
+        let json = br#"{"errors": ["1 error occurred:\n\t* permission denied\n\n", "and\u001b[31m more"]}"#;
+        assert_eq!(said(json), "1 error occurred: * permission denied ; and [31m more");
+        assert_eq!(said(b"<html>\r\n <b>x</b>\0</html>"), "<html> <b>x</b> </html>");
+        assert_eq!(said(b""), "");
+        assert_eq!(said(&[0xff; 100_000]).chars().count(), MAX_SAID + 1);
+    }
 }

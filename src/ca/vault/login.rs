@@ -207,7 +207,9 @@ impl Vault {
                     return Ok(token);
                 }
                 Err(Missed::Absent(why)) => reasons.push(format!("{rung}: {why}")),
-                Err(Missed::Error(error)) if error.is_temporary() || self.settings.auth.len() == 1 => {
+                Err(Missed::Error(error))
+                    if error.is_temporary() || error.is_fault() || self.settings.auth.len() == 1 =>
+                {
                     return Err(error);
                 }
                 Err(Missed::Error(error)) => {
