@@ -537,3 +537,47 @@ fn distort(params: &mut CertificateParams, fault: Option<&Fault>) {
         _ => {}
     }
 }
+
+/// An HTTP proxy on loopback: counts what it is asked to connect to, and connects.
+pub struct Proxy {
+    pub url: String,
+    connects: Arc<Mutex<Vec<String>>>,
+}
+
+impl Proxy {
+    pub fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let connects = Arc::new(Mutex::new(Vec::new()));
+        let log = connects.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming().take(16).flatten() {
+                let log = log.clone();
+                thread::spawn(move || tunnel(stream, &log));
+            }
+        });
+        Self { url, connects }
+    }
+
+    /// The hosts and ports that it connected to.
+    pub fn connects(&self) -> Vec<String> {
+        self.connects.lock().unwrap().clone()
+    }
+}
+
+fn tunnel(mut client: TcpStream, log: &Mutex<Vec<String>>) -> io::Result<()> {
+    client.set_read_timeout(Some(Duration::from_secs(20)))?;
+    let (mut head, mut byte) = (Vec::new(), [0]);
+    while !head.ends_with(b"\r\n\r\n") {
+        client.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8_lossy(&head).into_owned();
+    let target = head.split(' ').nth(1).unwrap_or_default().to_owned();
+    log.lock().unwrap().push(target.clone());
+    let mut server = TcpStream::connect(target)?;
+    client.write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
+    let (mut from, mut to) = (client.try_clone()?, server.try_clone()?);
+    thread::spawn(move || io::copy(&mut from, &mut to));
+    io::copy(&mut server, &mut client).map(drop)
+}

@@ -7,8 +7,9 @@ use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{TOKEN, Vault, is_segment, span_of};
-use crate::ca::wire::Wire;
+use super::settings::is_segment;
+use super::{TOKEN, Vault};
+use crate::ca::wire::{Wire, one_line};
 use crate::ca::{CaError, Faults};
 use crate::setting::{At, Name, Secret, SecretSource};
 
@@ -85,7 +86,7 @@ fn jwt() -> String {
 
 /// Reads the ladder; `None` where a fault was added.
 pub(super) fn rungs(auth: Option<At<Vec<At<RungTable>>>>, faults: &mut Faults<'_>) -> Option<Vec<Rung>> {
-    let span = span_of(auth.as_ref());
+    let span = auth.as_ref().map(At::span);
     let tables = auth.map(At::into_inner).unwrap_or_default();
     if tables.is_empty() {
         faults.add(span, "has no auth; write auth = [{ approle = { role_id = \"…\", secret_id = { file = \"…\" } } }], or token, cert, jwt");
@@ -321,19 +322,11 @@ impl Vault {
         if self.made_by(approle, &lookup.data.creation_path) {
             return Ok(());
         }
-        Err(CaError::Refused {
+        Err(CaError::Exchanged {
             ca: self.ca.clone(),
-            asked: "unwrap the secret_id".to_owned(),
-            url: answer.url,
-            said: format!(
-                "nothing, for we did not ask: the token wraps what was made by {:?}, not by auth/{}/role/…/secret-id",
-                crate::ca::wire::one_line(&lookup.data.creation_path),
-                approle.mount
-            ),
-            advice: format!(
-                "it may have been exchanged on its way; find out, then make a new one: {}",
-                make_new(approle)
-            ),
+            found: one_line(&lookup.data.creation_path),
+            wanted: format!("auth/{}/role/ROLE/secret-id", approle.mount),
+            advice: format!("make a new one: {}", make_new(approle)),
         })
     }
 
