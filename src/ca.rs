@@ -18,11 +18,11 @@ use crate::trust::Anchors;
 
 pub mod local;
 mod settings;
+mod text;
 mod tls;
 pub mod vault;
 mod wire;
 
-use settings::Faults;
 pub use settings::{Kind, Server, Settings, Table};
 
 /// Puts a secret on disk; the error says why it could not.

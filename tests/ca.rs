@@ -316,6 +316,20 @@ fn bad_answers_are_named_and_not_asked_for_again() {
 }
 
 #[test]
+fn an_answer_of_another_shape_is_not_shown_for_it_may_hold_a_secret() {
+    let fake = Fake::start();
+    for path in ["/login", "wrapping/lookup", "wrapping/unwrap", "/sign/"] {
+        fake.behave();
+        fake.misbehave(path, Fault::Status(200, None, "s.hidden"), usize::MAX);
+        let wrapping = fake.wrap("auth/approle/role/member/secret-id");
+        let material = Material { keep: Box::new(|_| Ok(())), ..material(&fake, &[&wrapping]) };
+        let ca = open(&configured(&[&fake.url], FILE, &approle(true)), material);
+        let (temporary, said) = refused(block(Asked::new().of(&ca)));
+        assert!(!temporary && said.contains("JSON") && !said.contains("s.hidden"), "{path}: {said}");
+    }
+}
+
+#[test]
 fn silence_is_waited_out_until_the_deadline_and_leaves_others_their_share() {
     let (silent, good) = (Fake::start(), Fake::start());
     for fault in [Fault::Hang, Fault::HalfClosed, Fault::Dropped] {
@@ -456,6 +470,16 @@ fn a_stored_secret_that_is_refused_gives_way_to_a_new_wrapping() {
     };
     block(Asked::new().of(&open(&configured(&[&fake.url], FILE, &approle(true)), material))).unwrap();
     assert_eq!(fake.asked().len(), 5);
+}
+
+#[test]
+fn a_stored_secret_that_ends_after_its_wrapping_is_no_alarm() {
+    let fake = Fake::start();
+    let stored = Some(Secret::new("expired"));
+    let material = Material { stored, ..material(&fake, &["opened-by-an-earlier-run"]) };
+    let ca = open(&configured(&[&fake.url], FILE, &approle(true)), material);
+    let (temporary, said) = refused(block(Asked::new().of(&ca)));
+    assert!(!temporary && said.contains("used up or expired") && !said.contains("intercepted"), "{said}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{local, vault, wire};
+use super::{local, text, vault};
 use crate::bundle::Rejected;
 use crate::identity::Identity;
 use crate::key::Dialect;
@@ -112,7 +112,7 @@ impl Faults<'_> {
             self.add(None, "has no anchors; say what it signs with: anchors.file, anchors.pins or anchors.published = true");
         }
         let proxy = proxy.and_then(|proxy| {
-            wire::proxy_url(proxy.get_ref()).map_err(|why| self.add(Some(proxy.span()), why)).ok()
+            text::proxy_url(proxy.get_ref()).map_err(|why| self.add(Some(proxy.span()), why)).ok()
         });
         Some(Server { urls: Vec::new(), tls: tls?.into_inner(), anchors: anchors?.into_inner(), proxy })
     }
@@ -145,17 +145,17 @@ impl Settings {
         self.server().map(|server| &server.tls)
     }
 
-    /// What it signs with; `None` where that is [`Material::root`].
+    /// What it signs with; `None` where that is [`super::Material::root`].
     pub fn anchors(&self) -> Option<&AnchorSource> {
         self.server().map(|server| &server.anchors)
     }
 
-    /// Whether its anchors are known only when it has been asked ([`Ca::published`]).
+    /// Whether its anchors are known only when it has been asked ([`super::Ca::published`]).
     pub fn needs_anchor_fetch(&self) -> bool {
         matches!(self.anchors(), Some(AnchorSource::Pins(_) | AnchorSource::Published))
     }
 
-    /// The secrets it may log in with, in the order of [`Material::secrets`].
+    /// The secrets it may log in with, in the order of [`super::Material::secrets`].
     pub fn secrets(&self) -> Vec<&SecretSource> {
         match &self.kind {
             Kind::Vault(vault) => vault.secrets(),

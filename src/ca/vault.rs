@@ -13,8 +13,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::sync::OnceCell;
 
+use super::text::{one_line, said};
 use super::tls::Trust;
-use super::wire::{Answer, Call, Wire, one_line, said};
+use super::wire::{Answer, Call, Wire};
 use super::{CaError, Deadline, Issued, Keep, Material, Request};
 use crate::bundle::{Bundle, parse_chain};
 use crate::clock::Clock;
@@ -22,10 +23,11 @@ use crate::identity::{KeyKind, Usage};
 use crate::setting::{Name, Secret};
 
 mod login;
+mod rung;
 mod settings;
 
 use login::Token;
-pub use login::{AppRole, Cert, Jwt, Rung, RungTable};
+pub use rung::{AppRole, Cert, Jwt, Rung, RungTable};
 pub use settings::{Endpoint, Settings, Table};
 
 const TOKEN: HeaderName = HeaderName::from_static("x-vault-token");
@@ -225,13 +227,12 @@ impl Vault {
         })
     }
 
+    /// A page of HTML is shown, for it tells who answered; any other body may hold a secret.
     fn read<T: for<'de> Deserialize<'de>>(&self, answer: &Answer, call: &Call<'_>) -> Result<T, CaError> {
         serde_json::from_slice(&answer.body).map_err(|_| {
-            self.bad(
-                answer,
-                call,
-                &format!("it is not the JSON that was expected, but {:?}", said(&answer.body)),
-            )
+            let page = answer.body.trim_ascii_start().starts_with(b"<");
+            let shown = if page { format!(", but {:?}", said(&answer.body)) } else { String::new() };
+            self.bad(answer, call, &format!("it is not the JSON that was expected{shown}"))
         })
     }
 

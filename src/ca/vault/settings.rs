@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use serde::Deserialize;
 
-use super::login::{self, Rung, RungTable};
+use super::rung::{self, Rung, RungTable};
 use crate::bundle::Rejected;
-use crate::ca::wire::server_url;
-use crate::ca::{Faults, Server};
+use crate::ca::settings::{Faults, Server};
+use crate::ca::text::server_url;
 use crate::identity::Identity;
 use crate::key::MAX_ORGANIZATIONS;
 use crate::setting::{At, Name, SecretSource};
@@ -70,7 +70,7 @@ impl Table {
         };
         let role = self.role.map(|role| segment("role", &role, faults));
         let namespace = self.namespace.map(|namespace| path("namespace", &namespace, faults));
-        let auth = login::rungs(self.auth, faults);
+        let auth = rung::rungs(self.auth, faults);
         Some(Settings {
             server: Server { urls: urls?, ..server? },
             mount: mount?,
