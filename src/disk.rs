@@ -8,6 +8,8 @@ mod plain;
 mod repair;
 mod secret;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::fs::{File, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};

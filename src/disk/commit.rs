@@ -8,6 +8,7 @@
 //! This is Kubernetes' AtomicWriter with the fsyncs it lacks. Links are relative, so that they hold
 //! under a bind mount.
 
+use std::ffi::OsString;
 use std::time::{Duration, SystemTime};
 
 use time::OffsetDateTime;
@@ -35,16 +36,18 @@ pub(super) struct Part<'a> {
     pub(super) mode: u32,
 }
 
-/// The files of a pair, the certificate last: who sees it finds the rest.
+/// The files of a pair, in the order in which they are put in place: who sees the certificate finds
+/// the rest.
 pub(super) fn parts<'a>(place: &'a Place, pair: &Pair) -> Vec<Part<'a>> {
     let (key, cert) = (pair.key().pem(), pair.cert_pem());
     let line_end = if key.ends_with('\n') { "" } else { "\n" };
     let combined = || Zeroizing::new([key, line_end, &cert].concat());
     let secret = |file, content| Part { file, content, mode: place.key_mode.0 };
     let public = |file, content| Part { file, content: Zeroizing::new(content), mode: place.cert_mode.0 };
-    let mut parts = vec![secret(&place.key, Zeroizing::new(key.to_owned()))];
+    let mut parts = Vec::new();
     parts.extend(place.combined.as_deref().map(|file| secret(file, combined())));
     parts.extend(place.chain.as_deref().map(|file| public(file, pair.chain_pem())));
+    parts.push(secret(&place.key, Zeroizing::new(key.to_owned())));
     parts.push(public(&place.cert, cert));
     parts
 }
@@ -102,8 +105,7 @@ fn swap(
 }
 
 fn own_dir(dir: &Dir, name: &Name) -> Result<Dir, RootError> {
-    dir.make_dirs([HIDDEN, name.as_str()], 0o755)?
-        .ok_or_else(|| RootError::NotRegular { path: dir.shown(HIDDEN), kind: Kind::Directory })
+    dir.make_dirs([HIDDEN, name.as_str()], 0o755)
 }
 
 /// Named by the time and a number, for two in one second.
@@ -129,7 +131,8 @@ fn fill(generation: &Dir, parts: &[Part<'_>], ids: Option<Ids>) -> Result<(), Ro
     generation.sync()
 }
 
-/// Makes the fixed names lead to the generation in force, those that do not.
+/// Makes the fixed names lead to the generation in force, those that do not. Plain files that stood
+/// there go one after the other, this once.
 pub(super) fn point(
     root: &Root,
     dir: &Dir,
@@ -167,9 +170,10 @@ pub(super) fn leads_wrong<'a>(
     Ok(wrong)
 }
 
+/// The same files, without what is in them.
 fn files(place: &Place) -> impl Iterator<Item = &str> {
-    let rest = [place.combined.as_deref(), place.chain.as_deref(), Some(&place.cert)];
-    std::iter::once(place.key.as_str()).chain(rest.into_iter().flatten())
+    let optional = [place.combined.as_deref(), place.chain.as_deref()];
+    optional.into_iter().flatten().chain([place.key.as_str(), place.cert.as_str()])
 }
 
 /// Two files cannot be renamed at once: between key and certificate, which are last and back to
@@ -182,18 +186,32 @@ fn rename_all(
     ids: Option<Ids>,
     now: SystemTime,
 ) -> Result<(), DiskError> {
-    let mut drafts = Vec::new();
-    for part in parts {
-        drafts.push((dir.draft(part.file, part.content.as_bytes(), part.mode, ids)?, part.file));
-    }
+    let drafts = write_drafts(dir, parts, ids)?;
     for part in parts {
         save(root, dir, place, part.file, now)?;
     }
     // Before the names change: after a crash between two of them they must still be known as ours.
-    record(root, &parts.iter().map(|part| place.path(part.file)).collect::<Vec<_>>())?;
-    let (cert, rest) = (drafts.pop(), drafts.drain(..).rev());
-    rest.chain(cert).try_for_each(|(draft, file)| dir.rename(draft, file))?;
+    record(root, parts.iter().map(|part| place.path(part.file)))?;
+    drafts.iter().zip(parts).try_for_each(|(draft, part)| dir.rename(draft, part.file))?;
     Ok(dir.sync()?)
+}
+
+/// All or none: what cannot be used is not left lying about.
+fn write_drafts(dir: &Dir, parts: &[Part<'_>], ids: Option<Ids>) -> Result<Vec<OsString>, RootError> {
+    let mut drafts = Vec::new();
+    for part in parts {
+        match dir.draft(part.file, part.content.as_bytes(), part.mode, ids) {
+            Ok(draft) => drafts.push(draft),
+            Err(error) => {
+                // The first failure is the one to report.
+                for draft in &drafts {
+                    dir.remove(draft).ok();
+                }
+                return Err(error);
+            }
+        }
+    }
+    Ok(drafts)
 }
 
 /// Keeps a copy of a file that someone else wrote, where the configuration says to replace it.
@@ -232,23 +250,27 @@ pub fn prove_writable(root: &Root, certificate: &Certificate, adopted: bool) -> 
     let place = &certificate.place;
     ids(root, &place.owner)?;
     let dir = root.make_dir(&place.directory)?;
-    let mut unlinked = false;
+    consent(root, &dir, place, adopted)?;
+    if place.layout == Layout::Files {
+        return Ok(probe(&dir)?);
+    }
+    if let Some((file, _)) = leads_wrong(&dir, certificate)?.first() {
+        dir.try_link(file)?;
+    }
+    Ok(probe(&own_dir(&dir, &certificate.name)?)?)
+}
+
+/// Whether what stands at the fixed names may be replaced.
+pub(super) fn consent(root: &Root, dir: &Dir, place: &Place, adopted: bool) -> Result<(), DiskError> {
     for file in files(place) {
         let of_pair = file == place.cert || file == place.key;
-        match stands(root, &dir, place, file)? {
+        match stands(root, dir, place, file)? {
             Stands::Directory => return Err(DiskError::InTheWay { path: dir.shown(file) }),
             Stands::Foreign if !place.replace && !(adopted && of_pair) => {
                 return Err(DiskError::Foreign { path: dir.shown(file) });
             }
-            Stands::Ours => {}
-            Stands::Nothing | Stands::Foreign => unlinked = true,
+            _ => {}
         }
-    }
-    if place.layout == Layout::Links {
-        probe(&own_dir(&dir, &certificate.name)?)?;
-    }
-    if unlinked || place.layout == Layout::Files {
-        probe(&dir)?;
     }
     Ok(())
 }

@@ -15,7 +15,7 @@ use super::state::{keep_state, read_state};
 use super::{DiskError, LIMIT, ids};
 use crate::certificate::Owner;
 use crate::file::File;
-use crate::root::{Dir, Ids, Kind, Root, RootError};
+use crate::root::{Dir, Ids, Kind, Meta, Root, RootError};
 use crate::trust::Anchors;
 
 /// What a rendered file says of itself in its first line, as a comment of its format.
@@ -63,13 +63,12 @@ pub fn trust_is(
 /// Reads a text below the root, a configuration or template; also says whether only its owner can
 /// read it. A link to /dev/null is an empty text, as systemd masks files. `None` if it is not there.
 pub fn read_text(root: &Root, path: &Path, limit: usize) -> Result<Option<(String, bool)>, DiskError> {
-    let read = match root.read(path, limit) {
-        Err(RootError::NotRegular { kind: Kind::Special, .. }) if masked(root, path)? => {
-            return Ok(Some((String::new(), false)));
-        }
-        read => read?,
-    };
-    let Some(read) = read else { return Ok(None) };
+    let found = root.read(path, limit);
+    let unread = matches!(found, Ok(None) | Err(RootError::NotRegular { kind: Kind::Special, .. }));
+    if unread && masked(root, path)? {
+        return Ok(Some((String::new(), false)));
+    }
+    let Some(read) = found? else { return Ok(None) };
     match String::from_utf8(read.content.to_vec()) {
         Ok(text) => Ok(Some((text, read.meta.mode & 0o044 == 0))),
         Err(_) => Err(RootError::NotText { path: root.shown(path) }.into()),
@@ -140,7 +139,7 @@ enum Difference {
         foreign: bool,
     },
     /// Mode or owner only.
-    Attributes(String),
+    Attributes(String, Meta),
 }
 
 impl Wanted<'_> {
@@ -150,26 +149,31 @@ impl Wanted<'_> {
             None => None,
             Some(Difference::Missing) => Some(format!("{} is missing", path.display())),
             Some(Difference::Content { .. }) => Some(format!("{} has other content", path.display())),
-            Some(Difference::Attributes(line)) => Some(line),
+            Some(Difference::Attributes(line, _)) => Some(line),
         })
     }
 
     fn settle(&self, root: &Root, now: SystemTime) -> Result<bool, DiskError> {
-        let Some(difference) = self.compare(root)? else { return Ok(false) };
+        let Some(difference) = self.compare(root)? else { return self.adopt(root).map(|()| false) };
         let (dir, name) = root.make_parent(self.path)?;
         match difference {
-            Difference::Attributes(_) => {
-                dir.mend(name, self.mode, self.ids)?;
+            Difference::Attributes(_, seen) => {
+                dir.mend(name, &seen, self.mode, self.ids)?;
                 return Ok(true);
             }
             Difference::Content { foreign: true } => back_up(&dir, name, now)?,
             Difference::Content { foreign: false } | Difference::Missing => {}
         }
         let draft = dir.draft(name, self.content, self.mode, self.ids)?;
-        record(root, &[self.path.to_owned()])?;
+        record(root, [self.path.to_owned()])?;
         dir.rename(draft, name)?;
         dir.sync()?;
         Ok(true)
+    }
+
+    /// What someone else wrote just as it is wanted becomes ours, to be changed when that changes.
+    fn adopt(&self, root: &Root) -> Result<(), DiskError> {
+        if says_so(self.content) { Ok(()) } else { record(root, [self.path.to_owned()]) }
     }
 
     fn compare(&self, root: &Root) -> Result<Option<Difference>, DiskError> {
@@ -193,7 +197,8 @@ impl Wanted<'_> {
                 self.foreign(root).map(Some)
             };
         }
-        Ok(attributes(&dir.shown(name), &read.meta, self.mode, self.ids).map(Difference::Attributes))
+        let flaw = attributes(&dir.shown(name), &read.meta, self.mode, self.ids);
+        Ok(flaw.map(|line| Difference::Attributes(line, read.meta)))
     }
 
     fn foreign(&self, root: &Root) -> Result<Difference, DiskError> {
@@ -226,10 +231,10 @@ pub(super) fn is_recorded(root: &Root, path: &Path) -> Result<bool, DiskError> {
 }
 
 /// Adds files to the record, durably, before they take their names.
-pub(super) fn record(root: &Root, paths: &[PathBuf]) -> Result<(), DiskError> {
+pub(super) fn record(root: &Root, paths: impl IntoIterator<Item = PathBuf>) -> Result<(), DiskError> {
     let mut lines = read_record(root)?;
     let known = lines.len();
-    for line in paths.iter().map(|path| path.display().to_string()) {
+    for line in paths.into_iter().map(|path| path.display().to_string()) {
         if !lines.contains(&line) {
             lines.push(line);
         }

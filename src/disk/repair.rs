@@ -1,10 +1,10 @@
 //! What is not as it should be around a pair that is good, and its mending, without a CA.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::SystemTime;
 
 use super::commit::{
-    CURRENT, HIDDEN, Part, commit, generation_path, leads_wrong, parts, point, prune, stale,
+    CURRENT, HIDDEN, Part, commit, consent, generation_path, leads_wrong, parts, point, prune, stale,
 };
 use super::{DiskError, LIMIT, ids};
 use crate::bundle::Bundle;
@@ -18,7 +18,7 @@ pub fn drift(
     bundle: &Bundle,
     now: SystemTime,
 ) -> Result<Vec<String>, DiskError> {
-    Ok(look(root, certificate, bundle, now)?.lines())
+    Ok(look(root, certificate, bundle, now)?.flaws)
 }
 
 /// Mends what [`drift`] finds and says what that was.
@@ -30,10 +30,9 @@ pub fn repair(
 ) -> Result<Vec<String>, DiskError> {
     let found = look(root, certificate, bundle, now)?;
     let ids = ids(root, &certificate.place.owner)?;
-    // First of all, and also where a commit follows: the generation that it replaces stays for a
-    // while, and may hold a key that others can read.
+    // Before a commit too: the generation that it replaces stays for a while.
     if let Some(home) = &found.home {
-        found.to_mend.iter().try_for_each(|(file, mode)| home.mend(file, *mode, ids))?;
+        found.to_mend.iter().try_for_each(|(file, seen, mode)| home.mend(file, seen, *mode, ids))?;
         if found.closed {
             home.set_mode(0o755).and_then(|()| home.sync())?;
         }
@@ -46,7 +45,7 @@ pub fn repair(
     if let Some((own, current)) = found.own.as_ref().filter(|_| found.to_prune) {
         prune(own, Some(current), current, now)?;
     }
-    Ok(found.lines())
+    Ok(found.flaws)
 }
 
 /// What is wrong, with what it takes to mend it.
@@ -59,17 +58,11 @@ struct Found {
     home: Option<Dir>,
     /// Where the generations lie, and which is in force.
     own: Option<(Dir, String)>,
-    to_mend: Vec<(String, u32)>,
+    to_mend: Vec<(String, Meta, u32)>,
     closed: bool,
     to_commit: bool,
     to_point: bool,
     to_prune: bool,
-}
-
-impl Found {
-    fn lines(self) -> Vec<String> {
-        self.flaws
-    }
 }
 
 fn look(
@@ -97,6 +90,10 @@ fn look(
             Some(home) => found.part(&dir, home, &part, ids)?,
             None => found.to_commit = true,
         }
+    }
+    if found.to_commit || found.to_point {
+        // What is held is what stands there: it may be replaced by itself.
+        consent(root, &dir, place, true)?;
     }
     (found.home, found.dir) = (home, Some(dir));
     Ok(found)
@@ -144,11 +141,11 @@ impl Found {
             Ok(Some(read)) => read,
         };
         if *read.content != part.content.as_bytes() {
-            self.anew(format!("{} does not hold what belongs there", path.display()));
+            return Ok(self.anew(format!("{} does not hold what belongs there", path.display())));
         }
         if let Some(flaw) = attributes(&path, &read.meta, part.mode, ids) {
             self.flaws.push(flaw);
-            self.to_mend.push((part.file.to_owned(), part.mode));
+            self.to_mend.push((part.file.to_owned(), read.meta, part.mode));
         }
         Ok(())
     }
@@ -160,7 +157,7 @@ impl Found {
 }
 
 /// What is wrong with mode and owner of a file.
-pub(super) fn attributes(path: &PathBuf, meta: &Meta, mode: u32, ids: Option<Ids>) -> Option<String> {
+pub(super) fn attributes(path: &Path, meta: &Meta, mode: u32, ids: Option<Ids>) -> Option<String> {
     let path = path.display();
     if meta.mode != mode {
         return Some(format!("{path} has mode {:04o}, not {mode:04o}", meta.mode));

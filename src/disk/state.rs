@@ -1,6 +1,7 @@
 //! This program's own state below `/var/lib/nodecert`: for no one else to read, and durable before
 //! anyone relies on it.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -98,6 +99,6 @@ fn path(relative: &str) -> PathBuf {
 fn make_parent(root: &Root, relative: &str) -> Result<Dir, RootError> {
     let lib = root.make_dir(Path::new("/var/lib"))?;
     let parents = Path::new(relative).parent().into_iter().flat_map(Path::iter);
-    let names = std::iter::once("nodecert".as_ref()).chain(parents);
-    Ok(lib.make_dirs(names, 0o700)?.unwrap_or(lib))
+    let names = std::iter::once(OsStr::new("nodecert")).chain(parents);
+    lib.make_dirs(names, 0o700)
 }
