@@ -5,6 +5,7 @@
 mod commit;
 mod held;
 mod plain;
+mod prune;
 mod repair;
 mod secret;
 mod state;

@@ -18,7 +18,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::Mode;
 
-pub use dir::Dir;
+pub use dir::{Dir, Written};
 pub use meta::{Kind, Meta, Read};
 pub use owners::{Ids, Owners};
 

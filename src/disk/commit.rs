@@ -9,25 +9,21 @@
 //! under a bind mount.
 
 use std::ffi::OsString;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use time::OffsetDateTime;
-use time::PrimitiveDateTime;
-use time::macros::format_description;
 use zeroize::Zeroizing;
 
 use super::plain::{back_up, is_recorded, record};
+use super::prune::{prune, stamp};
 use super::{DiskError, ids};
 use crate::bundle::{Bundle, Pair};
 use crate::certificate::{Certificate, Layout, Place};
-use crate::root::{Dir, Ids, Kind, Root, RootError};
+use crate::root::{Dir, Ids, Kind, Root, RootError, Written};
 use crate::setting::Name;
 
 pub(super) const HIDDEN: &str = ".nodecert";
 pub(super) const CURRENT: &str = "current";
 pub(super) const MISSING: &str = "is missing";
-/// A generation that was replaced stays that long, for readers that are late.
-const GRACE: Duration = Duration::from_secs(600);
 
 /// What one file of a pair is to hold.
 pub(super) struct Part<'a> {
@@ -50,6 +46,12 @@ pub(super) fn parts<'a>(place: &'a Place, pair: &Pair) -> Vec<Part<'a>> {
     parts.push(secret(&place.key, Zeroizing::new(key.to_owned())));
     parts.push(public(&place.cert, cert));
     parts
+}
+
+/// The same files, without what is in them.
+fn files(place: &Place) -> impl Iterator<Item = &str> {
+    let optional = [place.combined.as_deref(), place.chain.as_deref()];
+    optional.into_iter().flatten().chain([place.key.as_str(), place.cert.as_str()])
 }
 
 /// Where a fixed name leads.
@@ -89,7 +91,7 @@ fn swap(
     now: SystemTime,
 ) -> Result<(), DiskError> {
     let own = own_dir(dir, &certificate.name)?;
-    let previous = own.read_link(CURRENT)?.and_then(|name| name.into_string().ok());
+    let previous = current(&own)?;
     let (name, generation) = new_generation(&own, now)?;
     if let Err(error) = fill(&generation, parts, ids) {
         // It holds a key: it does not wait to be pruned. The first failure is the one to report.
@@ -108,6 +110,11 @@ fn own_dir(dir: &Dir, name: &Name) -> Result<Dir, RootError> {
     dir.make_dirs([HIDDEN, name.as_str()], 0o755)
 }
 
+/// The generation in force.
+pub(super) fn current(own: &Dir) -> Result<Option<String>, RootError> {
+    Ok(own.read_link(CURRENT)?.and_then(|name| name.into_string().ok()))
+}
+
 /// Named by the time and a number, for two in one second.
 fn new_generation(own: &Dir, now: SystemTime) -> Result<(String, Dir), RootError> {
     let stamp = stamp(now);
@@ -121,13 +128,14 @@ fn new_generation(own: &Dir, now: SystemTime) -> Result<(String, Dir), RootError
     }
 }
 
-/// The modes of the files guard the key; the directory opens before its fsync, so that a power cut
-/// cannot leave a generation in force that no one may enter.
+/// All is written before the first fsync, so that few journal commits serve it all. The modes of the
+/// files guard the key; the directory opens before its fsync, so that a power cut cannot leave a
+/// generation in force that no one may enter.
 fn fill(generation: &Dir, parts: &[Part<'_>], ids: Option<Ids>) -> Result<(), RootError> {
-    for part in parts {
-        generation.write_new(part.file, part.content.as_bytes(), part.mode, ids)?;
-    }
+    let write = |part: &Part<'_>| generation.write_new(part.file, part.content.as_bytes(), part.mode, ids);
+    let written = parts.iter().map(write).collect::<Result<Vec<_>, _>>()?;
     generation.set_mode(0o755)?;
+    written.into_iter().try_for_each(Written::sync)?;
     generation.sync()
 }
 
@@ -170,12 +178,6 @@ pub(super) fn leads_wrong<'a>(
     Ok(wrong)
 }
 
-/// The same files, without what is in them.
-fn files(place: &Place) -> impl Iterator<Item = &str> {
-    let optional = [place.combined.as_deref(), place.chain.as_deref()];
-    optional.into_iter().flatten().chain([place.key.as_str(), place.cert.as_str()])
-}
-
 /// Two files cannot be renamed at once: between key and certificate, which are last and back to
 /// back, a reader can meet the new key with the old certificate. That is why `links` is the default.
 fn rename_all(
@@ -191,7 +193,7 @@ fn rename_all(
         save(root, dir, place, part.file, now)?;
     }
     // Before the names change: after a crash between two of them they must still be known as ours.
-    record(root, parts.iter().map(|part| place.path(part.file)))?;
+    record(root, parts.iter().map(|part| place.path(part.file)), true)?;
     drafts.iter().zip(parts).try_for_each(|(draft, part)| dir.rename(draft, part.file))?;
     Ok(dir.sync()?)
 }
@@ -249,11 +251,15 @@ fn stands(root: &Root, dir: &Dir, place: &Place, file: &str) -> Result<Stands, D
 pub fn prove_writable(root: &Root, certificate: &Certificate, adopted: bool) -> Result<(), DiskError> {
     let place = &certificate.place;
     ids(root, &place.owner)?;
-    let dir = root.make_dir(&place.directory)?;
-    consent(root, &dir, place, adopted)?;
-    if place.layout == Layout::Files {
-        return Ok(probe(&dir)?);
+    if let Some(dir) = root.dir(&place.directory)? {
+        consent(root, &dir, place, adopted)?;
     }
+    if place.layout == Layout::Files {
+        return Ok(probe(&root.make_dir(&place.directory)?)?);
+    }
+    // In one go, for one journal commit.
+    root.make_dir(&place.directory.join(HIDDEN).join(certificate.name.as_str()))?;
+    let dir = root.make_dir(&place.directory)?;
     if let Some((file, _)) = leads_wrong(&dir, certificate)?.first() {
         dir.try_link(file)?;
     }
@@ -266,10 +272,9 @@ pub(super) fn consent(root: &Root, dir: &Dir, place: &Place, adopted: bool) -> R
         let of_pair = file == place.cert || file == place.key;
         match stands(root, dir, place, file)? {
             Stands::Directory => return Err(DiskError::InTheWay { path: dir.shown(file) }),
-            Stands::Foreign if !place.replace && !(adopted && of_pair) => {
-                return Err(DiskError::Foreign { path: dir.shown(file) });
-            }
-            _ => {}
+            Stands::Foreign if place.replace || (adopted && of_pair) => {}
+            Stands::Foreign => return Err(DiskError::Foreign { path: dir.shown(file) }),
+            Stands::Nothing | Stands::Ours => {}
         }
     }
     Ok(())
@@ -279,50 +284,4 @@ pub(super) fn consent(root: &Root, dir: &Dir, place: &Place, adopted: bool) -> R
 fn probe(dir: &Dir) -> Result<(), RootError> {
     let draft = dir.draft("probe", &[b'\n'; 16 * 1024], 0o600, None)?;
     dir.remove(draft).map(drop)
-}
-
-/// Removes what is left over, and says what.
-pub(super) fn prune(
-    own: &Dir,
-    retired_with: Option<&str>,
-    current: &str,
-    now: SystemTime,
-) -> Result<Vec<String>, RootError> {
-    let stale = stale(own, retired_with, current, now)?;
-    stale.iter().try_for_each(|name| own.remove_dir(name))?;
-    Ok(stale)
-}
-
-/// The generations that no reader can still be at: those that had been replaced when `retired_with`
-/// was made, and unfinished ones, once that was ten minutes ago. A name that is off by more the other
-/// way was made while the clock was wrong.
-pub(super) fn stale(
-    own: &Dir,
-    retired_with: Option<&str>,
-    current: &str,
-    now: SystemTime,
-) -> Result<Vec<String>, RootError> {
-    let old = |name: &str| made_at(name).is_some_and(|made| apart(made, now) > GRACE);
-    if retired_with.is_some_and(|name| !old(name)) {
-        return Ok(Vec::new());
-    }
-    let names = own.list()?.into_iter().filter_map(|name| name.into_string().ok());
-    Ok(names.filter(|name| name != current && Some(name.as_str()) != retired_with && old(name)).collect())
-}
-
-fn apart(a: SystemTime, b: SystemTime) -> Duration {
-    a.duration_since(b).unwrap_or_else(|error| error.duration())
-}
-
-/// A time as file names have it: `20261123T101500Z`.
-pub(super) fn stamp(time: SystemTime) -> String {
-    let format = format_description!("[year][month][day]T[hour][minute][second]Z");
-    // Only a year of five digits cannot be written so.
-    OffsetDateTime::from(time).format(format).unwrap_or_else(|_| "99991231T235959Z".to_owned())
-}
-
-fn made_at(name: &str) -> Option<SystemTime> {
-    let format = format_description!("[year][month][day]T[hour][minute][second]Z");
-    let (stamp, _) = name.split_once('-')?;
-    Some(PrimitiveDateTime::parse(stamp, format).ok()?.assume_utc().into())
 }

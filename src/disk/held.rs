@@ -14,6 +14,7 @@ use crate::root::{Dir, Read, Root, RootError};
 
 /// What lies at a certificate's place.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "there is one at a time")]
 pub enum Held {
     /// Neither certificate nor key.
     Absent,

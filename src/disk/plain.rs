@@ -9,9 +9,9 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::commit::stamp;
+use super::prune::stamp;
 use super::repair::attributes;
-use super::state::{keep_state, read_state};
+use super::state::{append_state, state_path};
 use super::{DiskError, LIMIT, ids};
 use crate::certificate::Owner;
 use crate::file::File;
@@ -156,24 +156,27 @@ impl Wanted<'_> {
     fn settle(&self, root: &Root, now: SystemTime) -> Result<bool, DiskError> {
         let Some(difference) = self.compare(root)? else { return self.adopt(root).map(|()| false) };
         let (dir, name) = root.make_parent(self.path)?;
-        match difference {
-            Difference::Attributes(_, seen) => {
-                dir.mend(name, &seen, self.mode, self.ids)?;
-                return Ok(true);
-            }
-            Difference::Content { foreign: true } => back_up(&dir, name, now)?,
-            Difference::Content { foreign: false } | Difference::Missing => {}
+        if let Difference::Attributes(_, seen) = difference {
+            dir.mend(name, &seen, self.mode, self.ids)?;
+            return Ok(true);
         }
         let draft = dir.draft(name, self.content, self.mode, self.ids)?;
-        record(root, [self.path.to_owned()])?;
+        if matches!(difference, Difference::Content { foreign: true }) {
+            back_up(&dir, name, now)?;
+        }
+        self.adopt(root)?;
         dir.rename(draft, name)?;
         dir.sync()?;
         Ok(true)
     }
 
-    /// What someone else wrote just as it is wanted becomes ours, to be changed when that changes.
+    /// Makes the file known as ours, to be changed when what is wanted changes; also one that someone
+    /// else wrote just as it is wanted.
     fn adopt(&self, root: &Root) -> Result<(), DiskError> {
-        if says_so(self.content) { Ok(()) } else { record(root, [self.path.to_owned()]) }
+        if !says_so(self.content) {
+            record(root, [self.path.to_owned()], false)?;
+        }
+        Ok(())
     }
 
     fn compare(&self, root: &Root) -> Result<Option<Difference>, DiskError> {
@@ -225,27 +228,40 @@ pub(super) fn back_up(dir: &Dir, name: &OsStr, now: SystemTime) -> Result<(), Di
     Ok(())
 }
 
-/// Whether a plain file is one that this program wrote.
-pub(super) fn is_recorded(root: &Root, path: &Path) -> Result<bool, DiskError> {
-    Ok(read_record(root)?.iter().any(|line| Path::new(line) == path))
-}
-
-/// Adds files to the record, durably, before they take their names.
-pub(super) fn record(root: &Root, paths: impl IntoIterator<Item = PathBuf>) -> Result<(), DiskError> {
-    let mut lines = read_record(root)?;
-    let known = lines.len();
-    for line in paths.into_iter().map(|path| path.display().to_string()) {
-        if !lines.contains(&line) {
-            lines.push(line);
+/// Adds files to the record, those that are new to it, before they take their names. For a single
+/// file it need not be durable: one that is found just as it is wanted becomes ours again.
+pub(super) fn record(
+    root: &Root,
+    paths: impl IntoIterator<Item = PathBuf>,
+    durable: bool,
+) -> Result<(), DiskError> {
+    let known = read_record(root)?;
+    let mut lines = String::new();
+    for path in paths {
+        let line = path.display().to_string();
+        if !known.lines().any(|known| known == line) {
+            lines += &line;
+            lines.push('\n');
         }
     }
-    if lines.len() == known {
+    if lines.is_empty() {
         return Ok(());
     }
-    keep_state(root, RECORD, (lines.join("\n") + "\n").as_bytes())
+    if !known.is_empty() && !known.ends_with('\n') {
+        // A power cut left half a line.
+        lines.insert(0, '\n');
+    }
+    append_state(root, RECORD, lines.as_bytes(), durable)
 }
 
-fn read_record(root: &Root) -> Result<Vec<String>, DiskError> {
-    let text = read_state(root, RECORD)?;
-    Ok(text.iter().flat_map(|text| text.lines()).map(str::to_owned).collect())
+/// Whether a plain file is one that this program wrote.
+pub(super) fn is_recorded(root: &Root, path: &Path) -> Result<bool, DiskError> {
+    let record = read_record(root)?;
+    let mut whole = record.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+    Ok(whole.any(|line| Path::new(line) == path))
+}
+
+fn read_record(root: &Root) -> Result<String, DiskError> {
+    let read = root.read(&state_path(RECORD), LIMIT)?;
+    Ok(read.map(|read| String::from_utf8_lossy(&read.content).into_owned()).unwrap_or_default())
 }

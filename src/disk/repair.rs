@@ -3,9 +3,8 @@
 use std::path::Path;
 use std::time::SystemTime;
 
-use super::commit::{
-    CURRENT, HIDDEN, Part, commit, consent, generation_path, leads_wrong, parts, point, prune, stale,
-};
+use super::commit::{CURRENT, HIDDEN, Part, commit, consent, current, leads_wrong, parts, point};
+use super::prune::{prune, stale};
 use super::{DiskError, LIMIT, ids};
 use crate::bundle::Bundle;
 use crate::certificate::{Certificate, Layout};
@@ -33,17 +32,19 @@ pub fn repair(
     // Before a commit too: the generation that it replaces stays for a while.
     if let Some(home) = &found.home {
         found.to_mend.iter().try_for_each(|(file, seen, mode)| home.mend(file, seen, *mode, ids))?;
-        if found.closed {
-            home.set_mode(0o755).and_then(|()| home.sync())?;
-        }
+    }
+    for dir in &found.closed {
+        dir.set_mode(0o755)?;
+        dir.sync()?;
     }
     if found.to_commit {
         commit(root, certificate, bundle, now)?;
     } else if let Some(dir) = found.dir.as_ref().filter(|_| found.to_point) {
         point(root, dir, certificate, now)?;
     }
-    if let Some((own, current)) = found.own.as_ref().filter(|_| found.to_prune) {
-        prune(own, Some(current), current, now)?;
+    if let Some(own) = found.own.as_ref().filter(|_| found.to_prune) {
+        let current = current(own)?.unwrap_or_default();
+        prune(own, Some(&current), &current, now)?;
     }
     Ok(found.flaws)
 }
@@ -56,10 +57,10 @@ struct Found {
     dir: Option<Dir>,
     /// Where the files themselves lie: the generation in force, or the certificate's directory.
     home: Option<Dir>,
-    /// Where the generations lie, and which is in force.
-    own: Option<(Dir, String)>,
+    /// Where the generations lie.
+    own: Option<Dir>,
     to_mend: Vec<(String, Meta, u32)>,
-    closed: bool,
+    closed: Vec<Dir>,
     to_commit: bool,
     to_point: bool,
     to_prune: bool,
@@ -105,55 +106,70 @@ impl Found {
             self.flaws.push(format!("{} {why}", dir.shown(file).display()));
             self.to_point = true;
         }
-        self.home = dir.below(Path::new(&generation_path(&certificate.name)))?;
-        match &self.home {
-            Some(home) if home.meta()?.mode != 0o755 => {
-                self.flaws.push(format!("{} cannot be entered by others", home.path().display()));
-                self.closed = true;
+        let mut inside = inside(dir, certificate)?;
+        for inner in &inside {
+            if inner.meta()?.mode != 0o755 {
+                self.flaws.push(format!("{} is not open to all (mode 0755)", inner.path().display()));
+                self.closed.push(inner.again()?);
             }
-            Some(_) => {}
-            None => self.flaws.push(format!(
-                "{} holds no generation of {}",
-                dir.path().display(),
-                certificate.name
-            )),
         }
-        let Some(own) = dir.below(&Path::new(HIDDEN).join(certificate.name.as_str()))? else {
+        if inside.len() < 3 {
+            self.flaws.push(format!("{} holds no generation", dir.shown(HIDDEN).display()));
             return Ok(());
-        };
-        let Some(current) = own.read_link(CURRENT)?.and_then(|name| name.into_string().ok()) else {
-            return Ok(());
-        };
-        let leftovers = stale(&own, Some(&current), &current, now)?;
-        self.to_prune = !leftovers.is_empty();
-        self.flaws
-            .extend(leftovers.iter().map(|name| format!("{} is no longer used", own.shown(name).display())));
-        self.own = Some((own, current));
+        }
+        self.home = inside.pop();
+        self.own = inside.pop();
+        self.leftovers(now)
+    }
+
+    fn leftovers(&mut self, now: SystemTime) -> Result<(), DiskError> {
+        let Some(own) = &self.own else { return Ok(()) };
+        let current = current(own)?.unwrap_or_default();
+        for name in stale(own, Some(&current), &current, now)? {
+            self.flaws.push(format!("{} is no longer used", own.shown(name).display()));
+            self.to_prune = true;
+        }
         Ok(())
     }
 
     fn part(&mut self, dir: &Dir, home: &Dir, part: &Part<'_>, ids: Option<Ids>) -> Result<(), RootError> {
         let path = dir.shown(part.file);
-        let read = match home.read(part.file, LIMIT) {
+        let wrong = match home.read(part.file, LIMIT) {
             Err(error @ RootError::Io { .. }) => return Err(error),
-            Err(error) => return Ok(self.anew(error.to_string())),
-            Ok(None) => return Ok(self.anew(format!("{} is missing", path.display()))),
-            Ok(Some(read)) => read,
+            Err(error) => Err(error.to_string()),
+            Ok(None) => Err(format!("{} is missing", path.display())),
+            Ok(Some(read)) if *read.content != part.content.as_bytes() => {
+                Err(format!("{} does not hold what belongs there", path.display()))
+            }
+            Ok(Some(read)) => Ok(read.meta),
         };
-        if *read.content != part.content.as_bytes() {
-            return Ok(self.anew(format!("{} does not hold what belongs there", path.display())));
-        }
-        if let Some(flaw) = attributes(&path, &read.meta, part.mode, ids) {
+        let seen = match wrong {
+            Ok(seen) => seen,
+            Err(line) => {
+                self.flaws.push(line);
+                self.to_commit = true;
+                return Ok(());
+            }
+        };
+        if let Some(flaw) = attributes(&path, &seen, part.mode, ids) {
             self.flaws.push(flaw);
-            self.to_mend.push((part.file.to_owned(), read.meta, part.mode));
+            self.to_mend.push((part.file.to_owned(), seen, part.mode));
         }
         Ok(())
     }
+}
 
-    fn anew(&mut self, line: String) {
-        self.flaws.push(line);
-        self.to_commit = true;
+/// The directories from the certificate's own down to the generation in force, as far as they are
+/// there: `.nodecert`, `NAME`, `current`.
+fn inside(dir: &Dir, certificate: &Certificate) -> Result<Vec<Dir>, RootError> {
+    let mut found: Vec<Dir> = Vec::new();
+    for name in [HIDDEN, certificate.name.as_str(), CURRENT] {
+        match found.last().unwrap_or(dir).below(Path::new(name))? {
+            Some(next) => found.push(next),
+            None => break,
+        }
     }
+    Ok(found)
 }
 
 /// What is wrong with mode and owner of a file.

@@ -1,4 +1,4 @@
-//! These run as root or not; owners are checked by numbers of a passwd file of the test's own.
+//! As root these check owners too, by the numbers of a passwd file of the test's own.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -426,7 +426,9 @@ fn a_lost_link_and_a_closed_generation_need_no_ca() {
     let generation = format!("{OWN}/20261123T101500Z-1");
     fs::set_permissions(site.path(&generation), fs::Permissions::from_mode(0o700)).unwrap();
     assert_eq!(held_fingerprint(&site, &certificate), bundle.leaf().fingerprint.to_string());
-    assert_eq!(repair(&site.root, &certificate, &bundle, now()).unwrap().len(), 2);
+    fs::set_permissions(site.path("etc/etcd/pki/.nodecert"), fs::Permissions::from_mode(0o700)).unwrap();
+    assert_eq!(repair(&site.root, &certificate, &bundle, now()).unwrap().len(), 3);
+    assert_eq!(drift(&site.root, &certificate, &bundle, now()).unwrap(), [""; 0]);
     assert_eq!(site.names(OWN), ["20261123T101500Z-1", "current"], "no new generation");
     assert_eq!(site.mode(&generation), 0o755);
     assert_eq!(site.link("etc/etcd/pki/server.crt"), ".nodecert/etcd-server/current/server.crt");
@@ -720,7 +722,25 @@ fn texts_say_whether_they_are_private_and_masks_are_empty() {
 }
 
 #[test]
-fn a_full_or_read_only_destination_is_found_before_anyone_signs() {
+fn a_commit_that_fails_leaves_no_key_behind() {
+    for layout in [Layout::Links, Layout::Files] {
+        let site = site();
+        let (ca, mut certificate) = (ca("ca"), certificate());
+        let bundle = ca.bundle();
+        certificate.place.layout = layout;
+        commit(&site.root, &certificate, &bundle, now()).unwrap();
+        let before = (site.names("etc/etcd/pki"), fs::read_dir(site.path(OWN)).map(Iterator::count).ok());
+        let mut too_long = certificate.clone();
+        too_long.place.cert = "x".repeat(256);
+        commit(&site.root, &too_long, &ca.bundle(), now()).unwrap_err();
+        let after = (site.names("etc/etcd/pki"), fs::read_dir(site.path(OWN)).map(Iterator::count).ok());
+        assert_eq!(after, before);
+        assert_eq!(held_fingerprint(&site, &certificate), bundle.leaf().fingerprint.to_string());
+    }
+}
+
+#[test]
+fn a_destination_that_cannot_be_is_found_before_anyone_signs() {
     let site = site();
     let certificate = certificate();
     site.write("etc/etcd", "a file where a directory is to be");

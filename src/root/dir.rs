@@ -97,8 +97,8 @@ impl Dir {
         Ok(Some(dir))
     }
 
-    /// Opens a directory some names further down, and makes what is missing, durably. All are made
-    /// before the first fsync: one journal commit then serves them all.
+    /// Opens a directory some names further down, and makes what is missing, durably. Each on the way
+    /// gets the mode. All are made before the first fsync: one journal commit then serves them all.
     pub fn make_dirs(
         &self,
         names: impl IntoIterator<Item = impl AsRef<Path>>,
@@ -106,63 +106,79 @@ impl Dir {
     ) -> Result<Self, RootError> {
         let (mut here, mut changed) = (self.again()?, Vec::new());
         for name in names {
-            let next = here.dir(&name)?;
-            let missing = next.is_none();
-            let next = match next {
+            let made = here.new_dir(&name, mode)?;
+            let is_new = made.is_some();
+            let next = match made {
                 Some(dir) => dir,
-                None => here
-                    .new_dir(&name, mode)?
-                    .ok_or_else(|| here.failed("create directory", &name, Errno::EEXIST))?,
+                None => here.open_as(&name, mode)?,
             };
             let parent = std::mem::replace(&mut here, next);
-            changed.extend(missing.then_some(parent));
+            changed.extend(is_new.then_some(parent));
         }
         changed.iter().try_for_each(Self::sync)?;
         Ok(here)
     }
 
-    fn again(&self) -> Result<Self, RootError> {
+    /// A crash between mkdir and fchmod, or a person, may have left another mode.
+    fn open_as(&self, name: impl AsRef<Path>, mode: u32) -> Result<Self, RootError> {
+        let dir = self.dir(&name)?.ok_or_else(|| self.failed("open directory", &name, Errno::ENOENT))?;
+        if dir.meta()?.mode != mode {
+            dir.set_mode(mode)?;
+        }
+        Ok(dir)
+    }
+
+    /// The same directory, held open once more.
+    pub fn again(&self) -> Result<Self, RootError> {
         let failed = |source| RootError::Io { action: "open directory", path: self.path.clone(), source };
         Ok(Self::new(self.fd.try_clone().map_err(failed)?, self.path.clone()))
     }
 
     /// Writes a new file: never readable by others, not for an instant, so made 0600, then its
-    /// owner, its mode, and only then the content; fsynced. A file that could not be finished is
-    /// removed.
+    /// owner, its mode, and only then the content. A file that could not be finished is removed.
+    /// Durable after [`Written::sync`].
     pub fn write_new(
         &self,
         name: impl AsRef<Path>,
         content: &[u8],
         mode: u32,
         ids: Option<Ids>,
-    ) -> Result<(), RootError> {
+    ) -> Result<Written, RootError> {
         let name = name.as_ref();
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let fd = openat(&self.fd, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)
-            .map_err(|errno| self.failed("create", name, errno))?;
-        let written = self.fill(name, fd, content, mode, ids);
-        if written.is_err() {
+        let file = self.open_to_write(name, OFlag::O_CREAT | OFlag::O_EXCL)?;
+        let filled = self.set(name, &file, mode, ids).and_then(|()| self.write(name, file, content));
+        if filled.is_err() {
             // The first failure is the one to report.
             self.remove(name).ok();
         }
-        written
+        filled
     }
 
-    fn fill(
-        &self,
-        name: &Path,
-        fd: OwnedFd,
-        content: &[u8],
-        mode: u32,
-        ids: Option<Ids>,
-    ) -> Result<(), RootError> {
-        let mut file = File::from(fd);
-        self.set(name, &file, mode, ids)?;
-        file.write_all(content).and_then(|()| file.sync_all()).map_err(|source| RootError::Io {
-            action: "write",
-            path: self.shown(name),
-            source,
-        })
+    /// Adds to a file, made 0600 where it is missing. Durable after [`Written::sync`].
+    pub fn append(&self, name: impl AsRef<Path>, content: &[u8]) -> Result<Written, RootError> {
+        let file = self.open_to_write(name.as_ref(), OFlag::O_CREAT | OFlag::O_APPEND)?;
+        self.write(name.as_ref(), file, content)
+    }
+
+    /// Opens a file to hold a lock on, made where it is missing; mode 0600, for who can open it can
+    /// hold it.
+    pub fn open_lock(&self, name: impl AsRef<Path>) -> Result<File, RootError> {
+        self.open_to_write(name.as_ref(), OFlag::O_CREAT)
+    }
+
+    fn open_to_write(&self, name: &Path, flags: OFlag) -> Result<File, RootError> {
+        let flags = flags | OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        openat(&self.fd, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)
+            .map(File::from)
+            .map_err(|errno| self.failed("create", name, errno))
+    }
+
+    fn write(&self, name: &Path, mut file: File, content: &[u8]) -> Result<Written, RootError> {
+        let path = self.shown(name);
+        match file.write_all(content) {
+            Ok(()) => Ok(Written { file, path }),
+            Err(source) => Err(RootError::Io { action: "write", path, source }),
+        }
     }
 
     /// Gives the file that was read its owner and mode, durably. Another one that has taken its name
@@ -209,7 +225,7 @@ impl Dir {
         self.rename(&draft, name)
     }
 
-    /// Writes what is to stand at a name beside it, and says under which name.
+    /// Writes what is to stand at a name beside it, durably, and says under which name.
     pub fn draft(
         &self,
         name: impl AsRef<Path>,
@@ -219,8 +235,12 @@ impl Dir {
     ) -> Result<OsString, RootError> {
         let draft = beside(name.as_ref());
         self.remove(&draft)?;
-        self.write_new(&draft, content, mode, ids)?;
-        Ok(draft)
+        let synced = self.write_new(&draft, content, mode, ids)?.sync();
+        if synced.is_err() {
+            // The first failure is the one to report.
+            self.remove(&draft).ok();
+        }
+        synced.map(|()| draft)
     }
 
     /// Puts a link at a name at once, whatever stood there; durable after [`Dir::sync`].
@@ -285,15 +305,6 @@ impl Dir {
         Ok(names)
     }
 
-    /// Opens a file to hold a lock on, made where it is missing; mode 0600, for who can open it can
-    /// hold it.
-    pub fn open_lock(&self, name: impl AsRef<Path>) -> Result<File, RootError> {
-        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        openat(&self.fd, name.as_ref(), flags, Mode::S_IRUSR | Mode::S_IWUSR)
-            .map(File::from)
-            .map_err(|errno| self.failed("create", name, errno))
-    }
-
     /// Sets its own mode.
     pub fn set_mode(&self, mode: u32) -> Result<(), RootError> {
         fchmod(&self.fd, Mode::from_bits_truncate(mode))
@@ -320,6 +331,21 @@ impl Dir {
 
     fn failed(&self, action: &'static str, name: impl AsRef<Path>, errno: Errno) -> RootError {
         RootError::io(action, self.shown(name), errno)
+    }
+}
+
+/// A file that was written and may not be on disk yet.
+#[derive(Debug)]
+#[must_use = "what is not synced may be gone after a power cut"]
+pub struct Written {
+    file: File,
+    path: PathBuf,
+}
+
+impl Written {
+    /// Waits until it is on disk, fsync(2). A full disk may show only now.
+    pub fn sync(self) -> Result<(), RootError> {
+        self.file.sync_all().map_err(|source| RootError::Io { action: "write", path: self.path, source })
     }
 }
 
