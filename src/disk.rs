@@ -6,9 +6,12 @@ mod commit;
 mod held;
 mod outside;
 mod plain;
+mod prune;
 mod repair;
 mod secret;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::fs::{File, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
