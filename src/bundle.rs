@@ -156,7 +156,7 @@ impl Pair {
             return Err(Rejected::Unreadable("it is larger than any real chain".into()));
         }
         let leaf = Leaf::parse(first)?;
-        if leaf.public != key.public() {
+        if !leaf.is_of(&key) {
             return Err(Rejected::KeyMismatch);
         }
         let mut seen = BTreeSet::new();
@@ -387,6 +387,11 @@ impl Leaf {
             key_kind: kind_of(&parsed),
             public: parsed.public_key().raw.to_vec(),
         })
+    }
+
+    /// Whether it belongs to a key.
+    pub fn is_of(&self, key: &Key) -> bool {
+        self.public == key.public()
     }
 
     /// Whether its key is of a kind, and so may be kept where that kind is wanted.

@@ -11,6 +11,7 @@ mod repair;
 mod secret;
 mod state;
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a test damages files and starts processes")]
 mod tests;
 
 use std::fs::{File, TryLockError};

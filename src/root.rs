@@ -193,6 +193,7 @@ fn same_as_slash(dir: &Dir) -> Result<bool, RootError> {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a test plants files")]
 mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;

@@ -1,7 +1,13 @@
 //! A CA that does what a real one will not: whatever it answers, the certificate in force stays in
 //! force, nothing unverified reaches the disk, and the exit code says whose turn it is.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test stops where it breaks")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test starts processes, reads files and fails aloud"
+)]
 
 mod fake;
 
@@ -131,7 +137,7 @@ fn status(code: u16, retry_after: Option<&str>) -> Fault {
 #[case::extra_o(Fault::ExtraO, REFUSED, "system:masters")]
 #[case::other_ca(Fault::OtherCa, REFUSED, "trusted CA certificate")]
 #[case::expired(Fault::Expired, REFUSED, "expired")]
-#[case::not_yet_valid(Fault::NotYetValid, REFUSED, "valid only from")]
+#[case::not_yet_valid(Fault::NotYetValid, TEMPORARY, "valid only from")]
 #[case::due_at_once(Fault::Short, REFUSED, "max_ttl")]
 #[case::no_eku(Fault::NoEku, REFUSED, "extended key usage")]
 #[case::ca_true_leaf(Fault::CaTrueLeaf, REFUSED, "CA:TRUE")]

@@ -258,7 +258,7 @@ impl Round {
     }
 }
 
-fn client(tls: rustls::ClientConfig, proxy: Option<&str>) -> Result<Client, String> {
+pub(super) fn client(tls: rustls::ClientConfig, proxy: Option<&str>) -> Result<Client, String> {
     let builder = Client::builder()
         .tls_backend_preconfigured(tls)
         .https_only(true)
@@ -276,12 +276,13 @@ fn client(tls: rustls::ClientConfig, proxy: Option<&str>) -> Result<Client, Stri
     builder.build().map_err(|e| format!("no HTTPS client: {}", root_cause(&e)))
 }
 
-enum Unread {
+#[derive(Debug)]
+pub(super) enum Unread {
     TooLarge,
     Cut(reqwest::Error),
 }
 
-async fn bounded(mut response: reqwest::Response) -> Result<Vec<u8>, Unread> {
+pub(super) async fn bounded(mut response: reqwest::Response) -> Result<Vec<u8>, Unread> {
     if response.content_length().is_some_and(|length| length > MAX_BODY as u64) {
         return Err(Unread::TooLarge);
     }

@@ -78,7 +78,12 @@ impl Run<'_> {
     ) -> Result<Pending, Failure> {
         let (wanted, dialect) = (&certificate.identity, settings.dialect());
         let open = if survey.cloned { None } else { disk::pending(self.root(), &certificate.name)? };
-        if let Some(open) = open.filter(|open| open.asks_for(wanted, dialect)) {
+        // A power cut can bring a request back that was answered: its key is in use already.
+        let used =
+            |open: &Pending| verdict.and_then(Verdict::pair).is_some_and(|pair| pair.leaf().is_of(&open.key));
+        if let Some(open) =
+            open.filter(|open| open.asks_for(wanted, dialect) && !(certificate.rotate_key && used(open)))
+        {
             return Ok(open);
         }
         let kept = verdict
