@@ -20,6 +20,7 @@ use crate::setting::{At, Fault, Mode, Name, Scope, Span, Template};
 #[allow(missing_docs, reason = "packaging/config.toml is their reference")]
 pub struct Settings {
     pub ca: Option<At<Name>>,
+    pub trusts: Option<Vec<At<Name>>>,
     pub role: Option<String>,
     pub common_name: Option<At<Template>>,
     pub organization: Option<At<Vec<Template>>>,
@@ -93,6 +94,8 @@ pub struct Certificate {
     pub place: Place,
     /// The trust file that goes with it.
     pub trust: Option<PathBuf>,
+    /// The CAs whose anchors that file holds: those of whoever is at the other end.
+    pub trusts: Vec<Name>,
 }
 
 /// Where the files of a pair lie, and whose they are.
@@ -155,10 +158,16 @@ impl Certificate {
 }
 
 impl Settings {
+    /// The CAs it names.
+    pub fn cas(&self) -> impl Iterator<Item = &At<Name>> {
+        self.ca.iter().chain(self.trusts.iter().flatten())
+    }
+
     /// Puts a user's keys over a component's.
     pub fn over(self, base: Self) -> Self {
         Self {
             ca: self.ca.or(base.ca),
+            trusts: self.trusts.or(base.trusts),
             role: self.role.or(base.role),
             common_name: self.common_name.or(base.common_name),
             organization: self.organization.or(base.organization),
@@ -206,6 +215,9 @@ impl Settings {
             reading.fault(None, "has no ca; name the CA that signs it");
         }
         let renew_at = self.renew_at.as_ref().map_or(2.0 / 3.0, |at| *at.get_ref());
+        if self.trusts.as_ref().is_some_and(Vec::is_empty) {
+            reading.fault(None, "has an empty trusts; name the CAs of the other end, or leave it out");
+        }
         if !(0.1..=0.95).contains(&renew_at) {
             let span = self.renew_at.as_ref().map(At::span);
             reading.fault(span, "must have a renew_at between 0.1 and 0.95, a fraction of the lifetime");
@@ -213,6 +225,7 @@ impl Settings {
         match (ca, place, reading.faults.is_empty()) {
             (Some(ca), Some(place), true) => Ok(Certificate {
                 name: name.clone(),
+                trusts: self.trusts(&ca),
                 ca,
                 role: self.role.clone(),
                 identity,
@@ -222,6 +235,14 @@ impl Settings {
                 place,
             }),
             _ => Err(reading.faults),
+        }
+    }
+
+    /// Who signs the one end signs the other too, where nothing else is said.
+    fn trusts(&self, ca: &Name) -> Vec<Name> {
+        match &self.trusts {
+            Some(trusts) => trusts.iter().map(|ca| ca.get_ref().clone()).collect(),
+            None => vec![ca.clone()],
         }
     }
 

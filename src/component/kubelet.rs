@@ -9,12 +9,15 @@ use std::net::IpAddr;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{Certificates, Expanded, literals, name, open_file, own, pass_through, path};
-use crate::certificate::{self, Certificate, Names, Owner};
-use crate::facts::Facts;
+use super::kubeconfig::{self, Kubeconfig};
+use super::{
+    Certificates, Component, Expanded, Surroundings, default_node_name, literals, name, names, node_name,
+    open_file, own, pass_through, path, yes,
+};
+use crate::certificate::{self, Certificate, Names};
 use crate::file::{Content, File};
-use crate::identity::{Usage, dns_name};
-use crate::setting::{At, Fault, Mode, Name, Scope, Template};
+use crate::identity::Usage;
+use crate::setting::{At, Fault, Name, Template};
 
 /// `[kubelet]`
 #[derive(Debug, Clone, Deserialize)]
@@ -30,29 +33,17 @@ pub struct Settings {
     pub node_name: At<Template>,
     #[serde(default)]
     pub cluster_dns: Vec<IpAddr>,
-    #[serde(default = "default_domain")]
+    #[serde(default = "super::default_domain")]
     pub cluster_domain: String,
     #[serde(default = "yes")]
     pub render: bool,
     #[serde(default)]
-    pub extra_dns: Vec<String>,
+    pub extra_dns: Vec<Template>,
     #[serde(default)]
     pub extra_ips: Vec<IpAddr>,
     pub settings: Option<At<Map<String, Value>>>,
     #[serde(default)]
     pub replace: bool,
-}
-
-fn yes() -> bool {
-    true
-}
-
-fn default_domain() -> String {
-    "cluster.local".to_owned()
-}
-
-fn default_node_name() -> At<Template> {
-    own(super::literal("{{ nodename }}"))
 }
 
 const KUBECONFIG: &str = "/etc/kubernetes/kubelet.conf";
@@ -73,15 +64,15 @@ const OWNED: [&str; 10] = [
     "clusterDNS",
 ];
 
-impl Settings {
-    /// The CAs it names.
-    pub fn cas(&self) -> impl Iterator<Item = &At<Name>> {
-        [Some(&self.ca), self.serving_ca.as_ref()].into_iter().flatten()
+impl Component for Settings {
+    fn cas(&self) -> Vec<&At<Name>> {
+        [Some(&self.ca), self.serving_ca.as_ref()].into_iter().flatten().collect()
     }
 
     /// Client and serving certificate.
-    pub fn certificates(&self, facts: &Facts, scope: &Scope) -> Result<Certificates, Vec<Fault>> {
-        let node = self.node(scope)?;
+    fn certificates(&self, around: Surroundings<'_>) -> Result<Certificates, Vec<Fault>> {
+        let facts = around.facts;
+        let node = node_name(&self.node_name, around)?;
         let client = self.certificate(&node, "kubelet-client", Usage::Client);
         let serving_ca = self.serving_ca.as_ref().unwrap_or(&self.ca);
         let dns = [&facts.hostname.value, &facts.fqdn.value, &node].map(|name| name.to_ascii_lowercase());
@@ -89,7 +80,7 @@ impl Settings {
         let mut serving = certificate::Settings {
             ca: Some(serving_ca.clone()),
             role: self.serving_role.clone().or_else(|| self.role.clone()),
-            dns: Some(literals(dns.iter().chain(&self.extra_dns))),
+            dns: Some(names(dns, &self.extra_dns)),
             ips: Some(literals(ips.map(|ip| ip.to_string()))),
             ..self.certificate(&node, "kubelet", Usage::Server)
         };
@@ -101,7 +92,7 @@ impl Settings {
     }
 
     /// kubeconfig, KubeletConfiguration and extra arguments, unless `render = false`.
-    pub fn files(&self, scope: &Scope, expanded: &Expanded) -> Result<Vec<File>, Vec<Fault>> {
+    fn files(&self, around: Surroundings<'_>, expanded: &Expanded) -> Result<Vec<File>, Vec<Fault>> {
         let (Some(client), Some(serving)) =
             (expanded.get(&name("kubelet-client")), expanded.get(&name("kubelet-serving")))
         else {
@@ -110,13 +101,13 @@ impl Settings {
         if !self.render {
             return Ok(Vec::new());
         }
-        let node = self.node(scope)?;
+        let node = node_name(&self.node_name, around)?;
         let mut configuration = self.configuration(client, serving);
-        pass_through(&mut configuration, self.settings.as_ref(), &OWNED)?;
+        pass_through(&mut configuration, "settings", self.settings.as_ref(), &OWNED)?;
         let arguments = vec![("KUBELET_EXTRA_ARGS".to_owned(), format!("--hostname-override={node}"))];
         let (client, serving) = (&client.name, &serving.name);
-        Ok(vec![
-            self.kubeconfig(&node, expanded)?,
+        let kubeconfig = self.kubeconfig(&node, expanded)?;
+        let files = [
             open_file(
                 "kubelet-config",
                 CONFIG,
@@ -125,18 +116,12 @@ impl Settings {
                 self.replace,
             ),
             open_file("kubelet-arguments", ARGUMENTS, Content::Env(arguments), &[], self.replace),
-        ])
+        ];
+        Ok(kubeconfig.into_iter().chain(files).collect())
     }
+}
 
-    /// The node's name as the Node authorizer compares it: lower case, RFC 1123.
-    fn node(&self, scope: &Scope) -> Result<String, Vec<Fault>> {
-        let fault =
-            |why: String| vec![Fault::at(self.node_name.span(), format!("[kubelet] node_name: {why}"))];
-        let node = self.node_name.get_ref().render(scope).map_err(fault)?.to_ascii_lowercase();
-        dns_name(&node).map_err(fault)?;
-        Ok(node)
-    }
-
+impl Settings {
     fn certificate(&self, node: &str, file: &str, usage: Usage) -> certificate::Settings {
         certificate::Settings {
             ca: Some(self.ca.clone()),
@@ -150,37 +135,17 @@ impl Settings {
         }
     }
 
-    /// Paths, not embedded data: client-go reads them again every five minutes, a changed kubeconfig never.
-    fn kubeconfig(&self, node: &str, expanded: &Expanded) -> Result<File, Vec<Fault>> {
-        let server = self.api_server.get_ref();
-        let host = server.strip_prefix("https://").unwrap_or("");
-        if host.is_empty() || host.contains(['/', '@', ' ']) {
-            let message = format!("api_server {server:?} is not a server's URL; write https://HOST:PORT");
-            return Err(vec![Fault::at(self.api_server.span(), message)]);
-        }
-        let client = name("kubelet-client");
-        let pair = expanded.get(&client);
-        let user = format!("system:node:{node}");
-        let value = json!({
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "default", "cluster": {
-                "certificate-authority": pair.and_then(|pair| pair.trust.as_deref()).map(path),
-                "server": server,
-            }}],
-            "users": [{"name": user, "user": {
-                "client-certificate": pair.map(|pair| path(&pair.place.path(&pair.place.cert))),
-                "client-key": pair.map(|pair| path(&pair.place.path(&pair.place.key))),
-            }}],
-            "contexts": [{"name": "default", "context": {"cluster": "default", "user": user}}],
-            "current-context": "default",
-        });
-        let content = Content::Yaml(value.as_object().cloned().unwrap_or_default());
-        Ok(File {
-            mode: Mode(0o600),
-            owner: Owner::default(),
-            ..open_file("kubelet-kubeconfig", KUBECONFIG, content, &[client], self.replace)
-        })
+    fn kubeconfig(&self, node: &str, expanded: &Expanded) -> Result<Option<File>, Vec<Fault>> {
+        kubeconfig::host("api_server", &self.api_server)?;
+        let kubeconfig = Kubeconfig {
+            file: "kubelet-kubeconfig",
+            path: KUBECONFIG,
+            server: self.api_server.get_ref(),
+            user: &format!("system:node:{node}"),
+            certificate: "kubelet-client",
+            replace: self.replace,
+        };
+        Ok(kubeconfig.render(expanded))
     }
 
     fn configuration(&self, client: &Certificate, serving: &Certificate) -> Map<String, Value> {

@@ -134,6 +134,7 @@ fn certificate() -> Certificate {
     Certificate {
         name: Name::new("etcd-server").unwrap(),
         ca: Name::new("etcd").unwrap(),
+        trusts: vec![Name::new("etcd").unwrap()],
         role: None,
         identity: identity(),
         rotate_key: true,

@@ -128,7 +128,10 @@ impl Run<'_> {
                     line.reason = if *changed { "the CA's certificates" } else { AS_CONFIGURED }.to_owned();
                 }
                 Some(Err(failure)) => line.trouble = Some(failure.trouble()),
-                None => line.action = Action::Blocked,
+                None => {
+                    line.action = Action::Blocked;
+                    line.trouble = survey.unknown_anchors(trust).map(Failure::trouble);
+                }
             }
             line
         });

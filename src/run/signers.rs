@@ -20,8 +20,9 @@ impl Run<'_> {
     /// Anchors that are not known yet come from the CA, over the connection that `tls` vouches for; the
     /// embedded CA is made here, once. What is held is judged again with what was learned.
     pub(super) async fn learn_anchors(&mut self, survey: &mut Survey, force: bool) {
-        let used: BTreeSet<_> =
-            survey.node.certificates.values().map(|certificate| certificate.ca.clone()).collect();
+        let signers = survey.node.certificates.values().map(|certificate| &certificate.ca);
+        let trusted = survey.node.trusts.iter().flat_map(|trust| &trust.cas);
+        let used: BTreeSet<_> = signers.chain(trusted).cloned().collect();
         for ca in used {
             if !matches!(survey.anchors.get(&ca), Some(Ok(None))) {
                 continue;

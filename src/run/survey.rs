@@ -181,7 +181,7 @@ impl Survey {
 
     fn unknown(&self, name: &Name) -> Error {
         let certificates = self.node.certificates.keys().map(Name::as_str);
-        let there: Vec<_> = certificates.chain(self.node.components.keys().copied()).collect();
+        let there: Vec<_> = certificates.chain(self.node.components.keys().map(String::as_str)).collect();
         Error::Unknown { name: name.clone(), there: there.join(", ") }
     }
 
@@ -246,6 +246,11 @@ impl Survey {
             anchors.join(self.anchors.get(ca)?.as_ref().ok()?.as_ref()?);
         }
         Some(anchors)
+    }
+
+    /// Why the anchors that a trust file is to hold are not all known.
+    pub(super) fn unknown_anchors(&self, trust: &TrustFile) -> Option<&Failure> {
+        trust.cas.iter().find_map(|ca| self.anchors.get(ca)?.as_ref().err())
     }
 
     pub(super) fn trust_line(&self, world: &World, trust: &TrustFile) -> FileLine {
