@@ -29,6 +29,7 @@ pub mod kube_proxy;
 pub mod kube_scheduler;
 mod kubeconfig;
 pub mod kubelet;
+pub mod shared;
 
 /// The tables of the components, as they stand in the configuration.
 #[derive(Debug, Default, Deserialize)]
@@ -66,7 +67,7 @@ impl Settings {
         self.rows().into_iter().flat_map(|(_, tables)| tables)
     }
 
-    /// The names that a table can have.
+    /// The names that a component's table can have.
     pub fn names() -> Vec<&'static str> {
         Self::default().rows().into_iter().map(|(name, _)| name).collect()
     }

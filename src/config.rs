@@ -107,6 +107,8 @@ pub fn parse(texts: Vec<Text>) -> Result<Config, Faults> {
     let logins = logins(&merged);
     let (own, rest) = merged.into_iter().partition(|(key, _)| TABLES.contains(&key.get_ref().as_ref()));
     let tables: Tables = read(own, &mut faults);
+    let mut rest: DeTable<'_> = rest;
+    faults.extend(component::shared::share(&mut rest));
     let components: component::Settings = read(known(rest, &mut faults), &mut faults);
     let mut cas = BTreeMap::new();
     for (name, table) in tables.ca {
@@ -219,7 +221,13 @@ fn known<'i>(tables: DeTable<'i>, faults: &mut Vec<Fault>) -> DeTable<'i> {
     let names = component::Settings::names();
     let (known, unknown): (DeTable<'_>, DeTable<'_>) =
         tables.into_iter().partition(|(key, _)| names.contains(&key.get_ref().as_ref()));
-    let there = TABLES.iter().chain(&names).copied().collect::<Vec<_>>().join(", ");
+    let there = TABLES
+        .iter()
+        .chain([&component::shared::TABLE])
+        .chain(&names)
+        .copied()
+        .collect::<Vec<_>>()
+        .join(", ");
     faults.extend(unknown.keys().map(|key| {
         Fault::at(key.span(), format!("there is no table or key {:?}; there are {there}", key.get_ref()))
     }));

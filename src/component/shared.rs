@@ -1,0 +1,67 @@
+//! `[kubernetes]`: what the components of one cluster have in common, written once. A component takes
+//! from it what its own table does not say, and is on this host only if that table is there, be it empty.
+
+use toml::de::{DeTable, DeValue};
+
+use crate::setting::{At, Fault};
+
+/// The name of the table.
+pub const TABLE: &str = "kubernetes";
+
+/// What each component takes, and as which of its own keys.
+const TAKEN: [(&str, &[(&str, &str)]); 6] = [
+    (
+        "kube-apiserver",
+        &[
+            ("ca", "ca"),
+            ("etcd_ca", "etcd_ca"),
+            ("front_proxy_ca", "front_proxy_ca"),
+            ("kubelet_ca", "kubelet_ca"),
+            ("api_server", "api_server"),
+            ("service_cidr", "service_cidr"),
+            ("cluster_domain", "cluster_domain"),
+            ("etcd_servers", "etcd_servers"),
+        ],
+    ),
+    (
+        "kube-controller-manager",
+        &[("ca", "ca"), ("service_cidr", "service_cidr"), ("cluster_cidr", "cluster_cidr")],
+    ),
+    ("kube-scheduler", &[("ca", "ca")]),
+    (
+        "kubelet",
+        &[
+            ("ca", "ca"),
+            ("kubelet_ca", "serving_ca"),
+            ("api_server", "api_server"),
+            ("cluster_dns", "cluster_dns"),
+            ("cluster_domain", "cluster_domain"),
+        ],
+    ),
+    ("kube-proxy", &[("ca", "ca"), ("api_server", "api_server"), ("cluster_cidr", "cluster_cidr")]),
+    ("admin", &[("ca", "ca")]),
+];
+
+/// Takes `[kubernetes]` out of the tables and hands it to those that are there.
+pub fn share(tables: &mut DeTable<'_>) -> Vec<Fault> {
+    let Some(shared) = tables.remove(TABLE) else { return Vec::new() };
+    let span = shared.span();
+    let DeValue::Table(shared) = shared.into_inner() else {
+        return vec![Fault::at(span, format!("{TABLE} is a table: write [{TABLE}]"))];
+    };
+    for (component, taken) in TAKEN {
+        let Some(DeValue::Table(own)) = tables.get_mut(component).map(At::get_mut) else { continue };
+        for (key, own_key) in taken {
+            if let Some((written, value)) = shared.get_key_value(*key).filter(|_| !own.contains_key(*own_key))
+            {
+                own.insert(At::new(written.span(), (*own_key).into()), value.clone());
+            }
+        }
+    }
+    let there: Vec<_> = TAKEN.iter().flat_map(|(_, taken)| taken.iter().map(|(key, _)| *key)).collect();
+    let unknown = shared.keys().filter(|key| !there.contains(&key.get_ref().as_ref()));
+    let fault = |key: &At<_>| {
+        Fault::at(key.span(), format!("[{TABLE}] has no key {:?}: no component would take it", key.get_ref()))
+    };
+    unknown.map(fault).collect()
+}
