@@ -47,7 +47,7 @@ fn answer(cli: &Cli, live: bool) -> Result<u8, Error> {
         Command::Plan { only, exit_code } => {
             let world = world(cli)?;
             let survey = run::survey(&world, false)?;
-            let report = run::plan(&survey, &world, only)?;
+            let report = run::status(&survey, &world, only)?;
             print(cli, &report.plan(), || report.json(&survey.facts, true));
             let idle = report.is_idle();
             Ok(if *exit_code { if idle { 0 } else { SOMETHING_TO_DO } } else { report.exit().code() })
