@@ -156,7 +156,7 @@ impl Pair {
             return Err(Rejected::Unreadable("it is larger than any real chain".into()));
         }
         let leaf = Leaf::parse(first)?;
-        if leaf.public != key.public() {
+        if !leaf.is_of(&key) {
             return Err(Rejected::KeyMismatch);
         }
         let mut seen = BTreeSet::new();
@@ -223,8 +223,8 @@ impl Bundle {
     ) -> Result<Self, Box<Unfit>> {
         let verdict = fit_as_such(&pair, wanted)
             .and_then(|()| within_dates(&pair.leaf, now))
-            .and_then(|()| chained(&pair, anchors, &wanted.usages, now))
             .and_then(|()| usages_as_wanted(&pair.leaf, wanted))
+            .and_then(|()| chained(&pair, anchors, &wanted.usages, now))
             .and_then(|()| names_as_wanted(&pair.leaf, wanted));
         match verdict {
             Ok(()) => Ok(Self { pair }),
@@ -293,18 +293,18 @@ fn chained(
             None,
             None,
         )
-        .map_err(|error| refusal(error, pair, anchors, now))?;
+        .map_err(|error| refusal(&error, pair, anchors, now))?;
     }
     Ok(())
 }
 
 /// Tells an anchor that ended from one that was never there.
-fn refusal(error: webpki::Error, pair: &Pair, anchors: &Anchors, now: SystemTime) -> Rejected {
+fn refusal(error: &webpki::Error, pair: &Pair, anchors: &Anchors, now: SystemTime) -> Rejected {
     let top = pair.chain.last().and_then(|der| X509Certificate::from_der(der).ok());
     let issuer = top.map(|(_, c)| c.issuer().to_string()).unwrap_or_default();
     match anchors.expired(now).into_iter().find(|(name, _)| *name == issuer) {
         Some((name, when)) => Rejected::AnchorExpired { name, when },
-        None if error == webpki::Error::UnknownIssuer => {
+        None if *error == webpki::Error::UnknownIssuer => {
             let known: Vec<_> =
                 anchors.describe().into_iter().map(|(name, pin, _)| format!("{name:?} {pin}")).collect();
             Rejected::Untrusted(format!("its chain ends at {issuer:?}; trusted are {}", known.join(", ")))
@@ -387,6 +387,11 @@ impl Leaf {
             key_kind: kind_of(&parsed),
             public: parsed.public_key().raw.to_vec(),
         })
+    }
+
+    /// Whether it belongs to a key.
+    pub fn is_of(&self, key: &Key) -> bool {
+        self.public == key.public()
     }
 
     /// Whether its key is of a kind, and so may be kept where that kind is wanted.

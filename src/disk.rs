@@ -6,9 +6,13 @@ mod commit;
 mod held;
 mod outside;
 mod plain;
+mod prune;
 mod repair;
 mod secret;
 mod state;
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a test damages files and starts processes")]
+mod tests;
 
 use std::fs::{File, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
@@ -21,7 +25,7 @@ use crate::root::{Ids, Root, RootError};
 pub use commit::{commit, prove_writable};
 pub use held::held;
 pub use outside::{present, put_outside, read_outside};
-pub use plain::{differs, list_dropins, put, read_text, trust_is, widen};
+pub use plain::{ABSENT, differs, list_dropins, put, read_text, trust_is, widen};
 pub use repair::{drift, repair};
 pub use secret::secret;
 pub use state::{drop_pending, drop_state, keep_pending, keep_state, pending, read_state, state_modified};

@@ -8,13 +8,13 @@
 //! | [`cli`] | \[pure\] the command line, which also feeds the man page and completions |
 //! | [`run`](mod@run) | **the flow**: survey, obtain, commit, render, report |
 //! | [`disk`] | \[I/O: files\] lock, held pairs, pending requests, the commit, trust and rendered files, state |
-//! | [`ca`] | \[I/O: net\] the CAs: settings, deadline, backoff, failover; one file a protocol in `ca/` |
 //! | [`hooks`] | \[I/O: processes\] what is started: always an argv, never a shell |
 //! | [`report`] | \[pure\] text, JSON, metrics and exit codes |
 //! | [`render`] | \[pure\] YAML, environment files and templates |
 //! | [`plan`] | \[pure\] verdicts, a chain of checks with reasons |
 //! | [`node`] | \[pure\] configuration and facts to everything this host is to hold |
 //! | [`config`] | \[pure\] TOML texts to the configuration; every fault at once |
+//! | [`ca`] | \[I/O: net\] the CAs: settings, deadline, backoff, failover; one file a protocol in `ca/` |
 //! | [`component`] | \[pure\] etcd, kubelet …: one file a component |
 //! | [`file`](mod@file) | \[pure\] one rendered file that is wanted |
 //! | [`certificate`] | \[pure\] one certificate that is wanted: what it says, where it lies, whose it is |

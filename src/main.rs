@@ -171,7 +171,7 @@ fn start_logging(verbose: u8, live: bool) {
     match journal {
         Some(journal) => registry.with(journal).init(),
         None if terminal => {
-            registry.with(lines.without_time().with_ansi(std::env::var_os("NO_COLOR").is_none())).init()
+            registry.with(lines.without_time().with_ansi(std::env::var_os("NO_COLOR").is_none())).init();
         }
         None => registry.with(lines.with_ansi(false)).init(),
     }

@@ -9,6 +9,7 @@ use crate::trust::Anchors;
 
 /// What lies at a certificate's place.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant, reason = "one for each certificate, taken apart at once")]
 pub enum Held {
     /// Nothing.
     Absent,
@@ -51,13 +52,13 @@ pub enum Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Absent => f.write_str("there is none"),
+            Self::Absent => f.write_str("absent"),
             Self::Damaged(why) => f.write_str(why),
-            Self::Cloned => f.write_str("it was made on another machine, of which this one is a copy"),
+            Self::Cloned => f.write_str("made on another machine, of which this one is a copy"),
             Self::AnchorsUnknown => f.write_str("the CA's certificates are not known yet"),
             Self::Unfit(why) => write!(f, "{why}"),
-            Self::Due(when) => write!(f, "it has been due since {}", at(*when)),
-            Self::Forced => f.write_str("asked for with --force"),
+            Self::Due(when) => write!(f, "due since {}", at(*when)),
+            Self::Forced => f.write_str("forced"),
         }
     }
 }

@@ -23,6 +23,8 @@ pub enum Exit {
     Fault,
     /// The configuration must be changed first.
     Config,
+    /// The command line does not fit the configuration.
+    Usage,
 }
 
 impl Exit {
@@ -34,6 +36,7 @@ impl Exit {
             Self::Temporary => 75,
             Self::Fault => 70,
             Self::Config => 78,
+            Self::Usage => 2,
         }
     }
 }
@@ -61,12 +64,22 @@ impl Action {
         }
     }
 
-    fn past(self) -> &'static str {
+    /// The word for a certificate that was acted on, and the one for a file.
+    fn past(self) -> (&'static str, &'static str) {
         match self {
-            Self::Keep => "kept",
-            Self::Obtain => "obtained",
-            Self::Repair => "repaired",
-            Self::Blocked => "blocked",
+            Self::Keep => ("kept", "kept"),
+            Self::Obtain => ("obtained", "written"),
+            Self::Repair => ("repaired", "written"),
+            Self::Blocked => ("blocked", "blocked"),
+        }
+    }
+
+    /// The same for what would be done.
+    fn future(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Obtain => ("obtain", "write"),
+            Self::Repair => ("repair", "write"),
+            other => (other.word(), other.word()),
         }
     }
 }
@@ -168,29 +181,28 @@ impl Report {
 
     /// What `plan` says.
     pub fn plan(&self) -> String {
-        let mut text = self.lines(Action::word);
+        let mut text = self.lines(Action::future);
         if self.is_idle() {
             text.push_str("nothing to do: everything is as configured\n");
         }
         text
     }
 
-    fn lines(&self, word: fn(Action) -> &'static str) -> String {
-        let mut text = String::new();
+    fn lines(&self, words: fn(Action) -> (&'static str, &'static str)) -> String {
         let certificates = self
             .certificates
             .iter()
-            .map(|line| (line.name.as_str().to_owned(), line.action, &line.reason, &line.trouble));
-        let files = self
-            .files
-            .iter()
-            .map(|line| (line.path.display().to_string(), line.action, &line.reason, &line.trouble));
+            .map(|line| (words(line.action).0, line.name.to_string(), &line.reason, line.trouble.as_ref()));
+        let files = self.files.iter().map(|line| {
+            (words(line.action).1, line.path.display().to_string(), &line.reason, line.trouble.as_ref())
+        });
         let rows: Vec<_> = certificates.chain(files).collect();
-        let width = rows.iter().map(|(name, ..)| name.chars().count()).max().unwrap_or(0);
-        for (name, action, reason, trouble) in rows {
-            let verb = if trouble.is_some() { "failed" } else { word(action) };
-            let why = trouble.as_ref().map_or(reason, |trouble| &trouble.message);
-            let _ = writeln!(text, "{verb:<9} {name:<width$}  {}", why.replace('\n', "\n            "));
+        let width = rows.iter().map(|(_, name, ..)| name.chars().count()).max().unwrap_or(0);
+        let mut text = String::new();
+        for (word, name, reason, trouble) in rows {
+            let verb = trouble.map_or(word, |_| "failed");
+            let why = trouble.map_or(reason, |trouble| &trouble.message);
+            let _ = writeln!(text, "{verb:<9} {name:<width$}  {why}");
         }
         for note in &self.notes {
             let _ = writeln!(text, "note      {note}");
@@ -200,26 +212,18 @@ impl Report {
 
     /// What `status` says.
     pub fn status(&self, now: SystemTime) -> String {
-        let width = self.certificates.iter().map(|line| line.name.as_str().len()).max().unwrap_or(0);
-        let mut text = String::new();
-        for line in &self.certificates {
-            let until = match &line.leaf {
-                Some(leaf) if leaf.not_after > now => {
-                    let left = leaf.not_after.duration_since(now).unwrap_or_default();
-                    format!("until {} ({} left)", at(leaf.not_after), human(left))
-                }
-                Some(leaf) => format!("until {}", at(leaf.not_after)),
-                None => String::new(),
-            };
-            let reason = if line.state == "valid" { String::new() } else { line.reason.clone() };
-            let said: Vec<_> = [until, reason].into_iter().filter(|part| !part.is_empty()).collect();
-            let _ = writeln!(text, "{:<13} {:<width$}  {}", line.state, line.name, said.join("; "));
-        }
-        for line in &self.files {
-            let said = if line.action == Action::Keep { "" } else { line.reason.as_str() };
-            let _ = writeln!(text, "{:<13} {}  {said}", file_state(line), line.path.display());
-        }
-        text
+        let certificates =
+            self.certificates.iter().map(|line| (line.state, line.name.to_string(), line.until(now)));
+        let files = self.files.iter().map(|line| {
+            let said = if line.action == Action::Keep { String::new() } else { line.reason.clone() };
+            (file_state(line), line.path.display().to_string(), said)
+        });
+        let rows: Vec<_> = certificates.chain(files).collect();
+        let width = rows.iter().map(|(_, name, _)| name.chars().count()).max().unwrap_or(0);
+        let line = |(state, name, said): &(&str, String, String)| {
+            format!("{state:<13} {name:<width$}  {said}").trim_end().to_owned() + "\n"
+        };
+        rows.iter().map(line).collect()
     }
 
     /// What `status --check` says, and its exit code, as the Nagios plugin convention has it: 0 fine, 1 due
@@ -294,6 +298,16 @@ impl Report {
 }
 
 impl CertificateLine {
+    /// Until when it is valid, and what is wrong with it.
+    fn until(&self, now: SystemTime) -> String {
+        let until = self.leaf.as_ref().map(|leaf| match leaf.not_after.duration_since(now) {
+            Ok(left) => format!("until {} ({} left)", at(leaf.not_after), human(left)),
+            Err(_) => format!("until {}", at(leaf.not_after)),
+        });
+        let reason = (self.state != "valid" || self.action == Action::Repair).then(|| self.reason.clone());
+        until.into_iter().chain(reason).collect::<Vec<_>>().join("; ")
+    }
+
     /// Whether a consumer can work with what is there.
     pub fn is_usable(&self) -> bool {
         matches!(self.state, "valid" | "due")

@@ -5,22 +5,24 @@
 //! directory, so that no one can swap the directory in between. Linux 5.6 or newer.
 
 mod dir;
+mod meta;
 mod owners;
 
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::Mode;
-use zeroize::Zeroizing;
 
-pub use dir::{Dir, Kind, Meta};
+pub use dir::{Dir, Written};
+pub use meta::{Kind, Meta, Read};
 pub use owners::{Ids, Owners};
+
+use meta::{TO_READ, read_opened};
 
 /// What went wrong with a file or with its owner.
 #[derive(Debug, thiserror::Error)]
@@ -77,15 +79,6 @@ impl RootError {
     }
 }
 
-/// What was read of a regular file; its content is wiped when dropped, for it may be a key.
-#[derive(Debug)]
-pub struct Read {
-    /// What it holds.
-    pub content: Zeroizing<Vec<u8>>,
-    /// Whose it is.
-    pub meta: Meta,
-}
-
 /// The directory that everything lies below.
 #[derive(Debug)]
 pub struct Root {
@@ -140,7 +133,7 @@ impl Root {
         let mut missing = Vec::new();
         for ancestor in path.ancestors() {
             if let Some(dir) = self.dir(ancestor)? {
-                return dir.make_dirs(missing.into_iter().rev(), 0o755).map(|made| made.unwrap_or(dir));
+                return dir.make_dirs(missing.into_iter().rev(), 0o755);
             }
             missing.extend(ancestor.file_name());
         }
@@ -162,11 +155,7 @@ impl Root {
     /// Reads a regular file of at most `limit` bytes, by way of links that stay below the root.
     /// A device or a FIFO is refused and does not hang us. `None` if it is not there.
     pub fn read(&self, path: &Path, limit: usize) -> Result<Option<Read>, RootError> {
-        match self.resolve(path, dir::TO_READ) {
-            Ok(fd) => dir::read_all(fd, self.shown(path), limit).map(Some),
-            Err(Errno::ENOENT) => Ok(None),
-            Err(errno) => Err(RootError::io("open", self.shown(path), errno)),
-        }
+        read_opened(self.resolve(path, TO_READ), self.shown(path), limit)
     }
 
     /// Who is known here, read once.
@@ -197,11 +186,92 @@ impl Root {
 }
 
 fn same_as_slash(dir: &Dir) -> Result<bool, RootError> {
-    let here = dir.meta()?;
-    let slash = std::fs::metadata("/").map_err(|source| RootError::Io {
-        action: "look at",
-        path: "/".into(),
-        source,
-    })?;
-    Ok((here.device, here.inode) == (slash.dev(), slash.ino()))
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let slash = openat(AT_FDCWD, "/", flags, Mode::empty())
+        .map_err(|errno| RootError::io("open the root directory", "/", errno))?;
+    Ok(dir.meta()?.is_same(&Dir::new(slash, "/".into()).meta()?))
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a test plants files")]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn tree() -> (tempfile::TempDir, Root) {
+        let temp = tempfile::TempDir::new().unwrap();
+        let tree = temp.path().join("tree");
+        fs::create_dir_all(tree.join("etc")).unwrap();
+        fs::write(temp.path().join("secret"), "outside").unwrap();
+        let root = Root::open(&tree).unwrap();
+        (temp, root)
+    }
+
+    #[test]
+    fn a_link_never_leads_out_of_the_root() {
+        let (temp, root) = tree();
+        let etc = temp.path().join("tree/etc");
+        let outside = temp.path().join("secret");
+        symlink(&outside, etc.join("absolute")).unwrap();
+        symlink("../../secret", etc.join("relative")).unwrap();
+        symlink(temp.path(), etc.join("dir")).unwrap();
+        symlink("../../../../../..", etc.join("up")).unwrap();
+        for path in ["/etc/absolute", "/etc/relative", "/etc/dir/secret", "/../secret"] {
+            assert!(root.read(Path::new(path), 100).unwrap().is_none(), "{path}");
+        }
+        fs::write(temp.path().join("tree/secret"), "inside").unwrap();
+        for path in ["/etc/relative", "/etc/up/secret", "/../secret", "secret"] {
+            let read = root.read(Path::new(path), 100).unwrap().unwrap();
+            assert_eq!(*read.content, b"inside", "{path}");
+        }
+        fs::create_dir(temp.path().join("tree/inner")).unwrap();
+        symlink("/inner", etc.join("made")).unwrap();
+        root.make_dir(Path::new("/etc/made/deep/er")).unwrap();
+        assert!(temp.path().join("tree/inner/deep/er").is_dir());
+    }
+
+    #[test]
+    fn the_live_host_is_known_by_any_name() {
+        assert!(Root::open(Path::new("/")).unwrap().is_live());
+        assert!(Root::open(Path::new("/usr/..")).unwrap().is_live());
+        let (_temp, root) = tree();
+        assert!(!root.is_live());
+        assert!(root.shown(Path::new("/etc/x")).ends_with("tree/etc/x"));
+    }
+
+    #[test]
+    fn errors_say_what_was_tried_on_what() {
+        let (temp, root) = tree();
+        fs::write(temp.path().join("tree/etc/file"), "x").unwrap();
+        let error = root.make_dir(Path::new("/etc/file/below")).unwrap_err();
+        assert!(error.to_string().starts_with("cannot open directory /"), "{error}");
+        assert!(error.to_string().ends_with("tree/etc/file/below"), "{error}");
+        let error = root.read(Path::new("/etc"), 100).unwrap_err();
+        assert!(error.to_string().ends_with("is a directory, not a regular file"), "{error}");
+        let error = root.read(Path::new("/etc/file"), 0).unwrap_err();
+        assert!(matches!(error, RootError::TooLarge { limit: 0, .. }));
+        let _socket = std::os::unix::net::UnixListener::bind(temp.path().join("tree/etc/s")).unwrap();
+        let error = root.read(Path::new("/etc/s"), 100).unwrap_err();
+        assert!(matches!(error, RootError::NotRegular { kind: Kind::Special, .. }), "{error}");
+        let missing = Root::open(&temp.path().join("nowhere")).unwrap_err();
+        assert!(missing.to_string().starts_with("cannot open the root directory"), "{missing}");
+        assert!(!Root::make(&temp.path().join("now/here")).unwrap().is_live());
+    }
+
+    #[test]
+    fn a_file_that_took_the_name_of_the_one_seen_is_not_mended() {
+        let (temp, root) = tree();
+        let (etc, path) = (root.dir(Path::new("/etc")).unwrap().unwrap(), temp.path().join("tree/etc/x"));
+        fs::write(&path, "x").unwrap();
+        let seen = etc.stat("x").unwrap().unwrap();
+        fs::rename(&path, temp.path().join("aside")).unwrap();
+        fs::write(&path, "other").unwrap();
+        assert!(etc.mend("x", &seen, 0o666, None).is_err());
+        fs::remove_file(&path).unwrap();
+        fs::hard_link(temp.path().join("aside"), &path).unwrap();
+        etc.mend("x", &seen, 0o604, None).unwrap();
+        assert_eq!(etc.stat("x").unwrap().unwrap().mode, 0o604);
+    }
 }

@@ -4,6 +4,14 @@
 //! `root/` is copied to where the case runs; `case.toml` says how it is run and what it must say.
 //! With `NODECERT_BLESS=1` the listings are written anew: read their diff before committing it.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test starts processes, reads files and fails aloud"
+)]
+
 mod golden {
     pub(crate) mod listing;
 }

@@ -1,6 +1,13 @@
 //! nodecert against a real OpenBao over TLS: a raft node, a root and an intermediate mount, and each way
 //! in which it says yes, no, and not now.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test starts processes, reads files and fails aloud"
+)]
 
 mod bed;
 

@@ -1,5 +1,12 @@
 //! The test bed itself: where these fail, the fault is the bed's and not nodecert's.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test starts processes, reads files and fails aloud"
+)]
 
 mod bed;
 

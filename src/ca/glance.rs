@@ -11,7 +11,8 @@ use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use serde_json::{Value, json};
 
-use super::wire::{client, one_line};
+use super::text::one_line;
+use super::wire::{bounded, client};
 use crate::bundle::{Leaf, at, parse_chain};
 use crate::trust::Pin;
 
@@ -78,7 +79,7 @@ pub async fn presented(text: &str) -> Result<Presented, GlanceError> {
         answer => answer.ok().filter(|answer| answer.status().is_success() && !mount.is_empty()),
     };
     let text = match answer {
-        Some(answer) => super::wire::bounded(answer).await.unwrap_or_default(),
+        Some(answer) => bounded(answer).await.unwrap_or_default(),
         None => Vec::new(),
     };
     let mount = parse_chain(&String::from_utf8_lossy(&text)).unwrap_or_default();

@@ -3,11 +3,11 @@
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, IsCa,
-    Issuer, KeyUsagePurpose, SerialNumber, SubjectPublicKeyInfo,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyUsagePurpose,
+    SerialNumber, SubjectPublicKeyInfo,
 };
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer};
+use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm};
 use serde::Deserialize;
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate, X509CertificationRequest};
@@ -43,6 +43,12 @@ pub enum LocalError {
     /// Its certificate cannot be read, or is not one of a CA.
     #[error("the certificate of the local CA is {0}")]
     Certificate(&'static str),
+    /// The request is not signed with its own key.
+    #[error("the request is not signed with the key that it asks to certify")]
+    Forged,
+    /// The system has no random numbers.
+    #[error("the system gives no random numbers")]
+    Entropy,
     /// The library could not sign.
     #[error("the local CA cannot sign")]
     Sign(#[from] rcgen::Error),
@@ -76,7 +82,7 @@ impl Authority {
         params.distinguished_name.push(DnType::CommonName, named);
         params.not_before = OffsetDateTime::from(now - SKEW);
         params.not_after = OffsetDateTime::from(now + ROOT_TTL);
-        params.serial_number = Some(serial());
+        params.serial_number = Some(serial()?);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(key.signer())?.der().clone();
@@ -134,14 +140,21 @@ impl Authority {
     }
 }
 
-/// The public key of a request whose signature shows that its maker holds the private one.
+/// The public key of a request whose signature shows that its maker holds the private one, RFC 2986
+/// section 3. x509-parser cannot check P-521, so webpki's algorithms are tried.
 fn proven_key(csr: &Csr) -> Result<SubjectPublicKeyInfo, LocalError> {
-    CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr.der()))?;
     let (_, request) = X509CertificationRequest::from_der(csr.der()).map_err(|_| KeyError::BadRequest)?;
-    Ok(SubjectPublicKeyInfo::from_der(request.certification_request_info.subject_pki.raw)?)
+    let (asked, signature) = (&request.certification_request_info, &request.signature_value.data);
+    let key = &asked.subject_pki.subject_public_key.data;
+    let proves =
+        |with: &&dyn SignatureVerificationAlgorithm| with.verify_signature(key, asked.raw, signature).is_ok();
+    if !webpki::ALL_VERIFICATION_ALGS.iter().any(proves) {
+        return Err(LocalError::Forged);
+    }
+    Ok(SubjectPublicKeyInfo::from_der(asked.subject_pki.raw)?)
 }
 
-fn leaf(wanted: &Identity, now: SystemTime, until: SystemTime) -> Result<CertificateParams, rcgen::Error> {
+fn leaf(wanted: &Identity, now: SystemTime, until: SystemTime) -> Result<CertificateParams, LocalError> {
     let mut params = CertificateParams::default();
     params.distinguished_name = subject(wanted);
     params.subject_alt_names = alternative_names(wanted)?;
@@ -153,17 +166,18 @@ fn leaf(wanted: &Identity, now: SystemTime, until: SystemTime) -> Result<Certifi
     }
     params.is_ca = IsCa::ExplicitNoCa;
     params.use_authority_key_identifier_extension = true;
-    params.serial_number = Some(serial());
+    params.serial_number = Some(serial()?);
     params.not_before = OffsetDateTime::from(now - SKEW);
     params.not_after = OffsetDateTime::from(until);
     Ok(params)
 }
 
 /// 126 random bits: positive, and never short. RFC 5280 section 4.1.2.2 allows 20 octets.
-fn serial() -> SerialNumber {
-    let mut bytes = super::wire::entropy();
+fn serial() -> Result<SerialNumber, LocalError> {
+    let mut bytes = [0; 16];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| LocalError::Entropy)?;
     bytes[0] = bytes[0] & 0x7f | 0x40;
-    SerialNumber::from_slice(&bytes)
+    Ok(SerialNumber::from_slice(&bytes))
 }
 
 /// A local CA that is ready to sign.

@@ -171,10 +171,7 @@ impl Verifier {
         match &self.trust {
             Trust::System(roots) => self.chained(presented, &parsed, roots)?,
             Trust::Anchors(anchors) => {
-                let roots = store(anchors.certificates());
-                // webpki takes an anchor whose time is over.
-                self.chained(presented, &parsed, &roots)?;
-                presented.some_valid(anchors.certificates().iter())?;
+                self.anchored(presented, &parsed, &anchors.certificates().iter().collect::<Vec<_>>())?;
             }
             Trust::Pins(pins) => self.pinned(presented, &parsed, pins)?,
         }
@@ -196,12 +193,28 @@ impl Verifier {
                 presented.describe()
             )));
         }
-        presented.some_valid(pinned.iter().copied())?;
         if pinned.contains(&presented.leaf) {
-            return Ok(());
+            return presented.time_fault(presented.leaf).map_or(Ok(()), |why| Err(Distrust::Time(why)));
         }
-        let roots = store(pinned);
-        self.chained(presented, parsed, &roots)
+        self.anchored(presented, parsed, &pinned)
+    }
+
+    /// webpki takes an anchor whose time is over; here it counts only to tell why the chain fails.
+    fn anchored(
+        &self,
+        presented: &Presented<'_>,
+        parsed: &ParsedCertificate<'_>,
+        anchors: &[&CertificateDer<'_>],
+    ) -> Result<(), Distrust> {
+        let live = anchors.iter().copied().filter(|der| presented.time_fault(der).is_none());
+        let Err(why) = self.chained(presented, parsed, &store(live)) else { return Ok(()) };
+        let over = anchors.iter().find_map(|der| presented.time_fault(der));
+        match over {
+            Some(over) if self.chained(presented, parsed, &store(anchors.iter().copied())).is_ok() => {
+                Err(Distrust::Time(over))
+            }
+            _ => Err(why),
+        }
     }
 
     fn chained(
@@ -211,14 +224,9 @@ impl Verifier {
         roots: &RootCertStore,
     ) -> Result<(), Distrust> {
         let algorithms = self.provider.signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(
-            parsed,
-            roots,
-            presented.intermediates,
-            presented.now,
-            algorithms,
-        )
-        .map_err(|e| presented.distrust(&e))
+        let (above, now) = (presented.intermediates, presented.now);
+        verify_server_cert_signed_by_trust_anchor(parsed, roots, above, now, algorithms)
+            .map_err(|e| presented.distrust(&e))
     }
 }
 
@@ -243,21 +251,6 @@ impl<'a> Presented<'a> {
     fn describe(&self) -> String {
         let each = self.all().take(8).map(|der| format!("{:?} {}", subject(der), Pin::of(der)));
         each.collect::<Vec<_>>().join(", ")
-    }
-
-    /// Whether one of these is valid now.
-    fn some_valid<'b>(
-        &self,
-        certificates: impl Iterator<Item = &'b CertificateDer<'b>>,
-    ) -> Result<(), Distrust> {
-        let mut wrong = None;
-        for der in certificates {
-            match self.time_fault(der) {
-                Some(fault) => wrong = Some(fault),
-                None => return Ok(()),
-            }
-        }
-        wrong.map_or(Ok(()), |fault| Err(Distrust::Time(fault)))
     }
 
     /// Says it of a certificate that is not valid now.
@@ -288,7 +281,8 @@ impl<'a> Presented<'a> {
                 let fault = self.all().find_map(|der| self.time_fault(der));
                 Distrust::Time(fault.unwrap_or_else(|| rustls::Error::from(error.clone()).to_string()))
             }
-            E::UnknownIssuer => Distrust::Other(format!(
+            // A CA that was made anew under the old name gives a bad signature.
+            E::UnknownIssuer | E::BadSignature => Distrust::Other(format!(
                 "its certificate does not lead to a CA that `tls` of the configuration trusts; it presents {}; if one of these is right, pin it in tls.pins or put its CA into tls.file",
                 self.describe()
             )),

@@ -2,8 +2,7 @@
 //!
 //! The key never leaves the host: only `sign` and `sign-verbatim` are spoken, not `issue`.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,18 +13,22 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::sync::OnceCell;
 
+use super::text::{one_line, said};
 use super::tls::Trust;
-use super::wire::{Answer, Call, Wire, one_line, said, server_url};
-use super::{CaError, Deadline, Faults, Issued, Keep, Material, Request, Server};
-use crate::bundle::{Bundle, Rejected, parse_chain};
+use super::wire::{Answer, Call, Wire};
+use super::{CaError, Deadline, Issued, Keep, Material, Request};
+use crate::bundle::{Bundle, parse_chain};
 use crate::clock::Clock;
-use crate::identity::{Identity, KeyKind, Usage};
-use crate::key::MAX_ORGANIZATIONS;
-use crate::setting::{At, Name, Secret, SecretSource};
+use crate::identity::{KeyKind, Usage};
+use crate::setting::{Name, Secret};
 
 mod login;
+mod rung;
+mod settings;
 
-use login::{Rung, RungTable, Token};
+use login::Token;
+pub use rung::{AppRole, Cert, Jwt, Rung, RungTable};
+pub use settings::{Endpoint, Settings, Table};
 
 const TOKEN: HeaderName = HeaderName::from_static("x-vault-token");
 const NAMESPACE: HeaderName = HeaderName::from_static("x-vault-namespace");
@@ -33,168 +36,6 @@ const NAMESPACE: HeaderName = HeaderName::from_static("x-vault-namespace");
 const REQUEST: HeaderName = HeaderName::from_static("x-vault-request");
 /// How long giving a token back may hold up the end of a run.
 const FAREWELL: Duration = Duration::from_secs(2);
-
-/// `[ca.NAME.vault]`, as it is written.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[allow(missing_docs, reason = "packaging/config.toml is their reference")]
-pub struct Table {
-    pub urls: Option<At<Vec<String>>>,
-    pub mount: Option<At<String>>,
-    pub role: Option<At<String>>,
-    #[serde(default)]
-    pub endpoint: Endpoint,
-    pub namespace: Option<At<String>>,
-    pub auth: Option<At<Vec<At<RungTable>>>>,
-}
-
-/// How a request is signed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Endpoint {
-    /// By the limits of a role.
-    #[default]
-    Sign,
-    /// As it is asked; the role's limits do not apply.
-    SignVerbatim,
-}
-
-/// A Vault that can be asked.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Its server.
-    pub server: Server,
-    /// Path of the PKI mount, without slashes at its ends.
-    pub mount: String,
-    /// The role of certificates that name none.
-    pub role: Option<String>,
-    /// How requests are signed.
-    pub endpoint: Endpoint,
-    /// The namespace all paths lie in.
-    pub namespace: Option<String>,
-    /// Ways to log in, tried in order; there is at least one.
-    pub auth: Vec<Rung>,
-}
-
-impl Table {
-    /// What the table means; `None` where a fault was added.
-    pub(super) fn settings(self, server: Option<Server>, faults: &mut Faults<'_>) -> Option<Settings> {
-        let urls = urls(self.urls, faults);
-        let mount = match self.mount {
-            Some(mount) => path("mount", &mount, faults),
-            None => {
-                faults.add(
-                    None,
-                    "has no mount; write the path of the PKI secrets engine, such as mount = \"pki\"",
-                );
-                None
-            }
-        };
-        let role = self.role.map(|role| segment("role", &role, faults));
-        let namespace = self.namespace.map(|namespace| path("namespace", &namespace, faults));
-        let auth = login::rungs(self.auth, faults);
-        Some(Settings {
-            server: Server { urls: urls?, ..server? },
-            mount: mount?,
-            role: role.map_or(Some(None), |role| role.map(Some))?,
-            endpoint: self.endpoint,
-            namespace: namespace.map_or(Some(None), |namespace| namespace.map(Some))?,
-            auth: auth?,
-        })
-    }
-}
-
-fn urls(urls: Option<At<Vec<String>>>, faults: &mut Faults<'_>) -> Option<Vec<String>> {
-    let Some(urls) = urls.filter(|urls| !urls.get_ref().is_empty()) else {
-        faults.add(None, "has no urls; write urls = [\"https://HOST:8200\"]");
-        return None;
-    };
-    let span = urls.span();
-    let checked = urls.into_inner().into_iter().map(|url| server_url(&url));
-    checked.collect::<Result<_, _>>().map_err(|why| faults.add(Some(span), why)).ok()
-}
-
-fn path(key: &str, value: &At<String>, faults: &mut Faults<'_>) -> Option<String> {
-    let trimmed = value.get_ref().trim_matches('/');
-    if trimmed.split('/').all(is_segment) {
-        return Some(trimmed.to_owned());
-    }
-    faults.add(
-        Some(value.span()),
-        format!("has the faulty {key} {:?}; write a path such as \"etcd/prod/pki\"", value.get_ref()),
-    );
-    None
-}
-
-fn segment(key: &str, value: &At<String>, faults: &mut Faults<'_>) -> Option<String> {
-    if is_segment(value.get_ref()) {
-        return Some(value.get_ref().clone());
-    }
-    faults.add(Some(value.span()), format!("has the faulty {key} {:?}; {PLAIN}", value.get_ref()));
-    None
-}
-
-const PLAIN: &str = "a name has letters, digits, '.', '_', '-' and '~'";
-
-/// One part of a URL path that needs no escaping, RFC 3986 section 2.3.
-fn is_segment(text: &str) -> bool {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-._~".contains(c);
-    !text.is_empty() && text.chars().all(plain) && !text.chars().all(|c| c == '.')
-}
-
-impl Settings {
-    pub(super) fn admits(&self, wanted: &Identity, role: Option<&str>) -> Result<(), String> {
-        let count = wanted.organization.as_ref().map_or(0, BTreeSet::len);
-        match (self.endpoint, role.or(self.role.as_deref())) {
-            (_, Some(role)) if !is_segment(role) => Err(format!("has the faulty role {role:?}; {PLAIN}")),
-            (Endpoint::Sign, None) => {
-                Err("has no role, and neither has its CA; write role = \"…\" at one of them".to_owned())
-            }
-            (Endpoint::SignVerbatim, _) if count > MAX_ORGANIZATIONS => Err(format!(
-                "asks for {count} organizations; a request carries {MAX_ORGANIZATIONS}, so use endpoint = \"sign\" with a role that sets `organization`"
-            )),
-            _ => Ok(()),
-        }
-    }
-
-    pub(super) fn hint(&self, why: &Rejected) -> Option<String> {
-        let role = |options: &str| Some(format!("see {options} of the role at {}/roles/", self.mount));
-        let verbatim = self.endpoint == Endpoint::SignVerbatim;
-        match why {
-            Rejected::Organization { .. } if verbatim => None,
-            Rejected::Organization { .. } => {
-                role("`organization` (`sign` takes the organization from the role, never from the request)")
-            }
-            Rejected::MissingUsage(_) | Rejected::ExtraUsage(_) => {
-                role("`server_flag`, `client_flag` and `ext_key_usage`")
-            }
-            Rejected::MissingDns(_) => role("`use_csr_sans` and `allowed_domains`"),
-            Rejected::MissingIp(_) => role("`use_csr_sans` and `allow_ip_sans`"),
-            Rejected::MissingUri(_) => role("`use_csr_sans` and `allowed_uri_sans`"),
-            Rejected::CommonName { .. } => role("`use_csr_common_name` and `require_cn`"),
-            Rejected::KeyKind(_) => role("`key_type` and `key_bits`"),
-            Rejected::DueAtOnce(_) => role("`max_ttl` and `ttl`, and at the mount's own max_lease_ttl,"),
-            Rejected::NotYetValid { .. } => role("`not_before_duration`, and at the clocks of both hosts,"),
-            Rejected::Untrusted(_) | Rejected::AnchorExpired { .. } => Some(format!(
-                "see `anchors` of this CA: what the mount signs with is at {}/ca_chain",
-                self.mount
-            )),
-            _ => None,
-        }
-    }
-
-    pub(super) fn secrets(&self) -> Vec<&SecretSource> {
-        self.auth.iter().filter_map(Rung::secret).collect()
-    }
-
-    pub(super) fn wrapped(&self) -> Option<&SecretSource> {
-        self.auth.iter().filter(|rung| rung.is_wrapped()).find_map(Rung::secret)
-    }
-
-    pub(super) fn logs_in_with(&self) -> Vec<&At<Name>> {
-        self.auth.iter().filter_map(Rung::certificate).collect()
-    }
-}
 
 /// A Vault that is ready to be asked.
 pub struct Vault {
@@ -308,17 +149,23 @@ impl Vault {
         for warning in signed.warnings.iter().flatten() {
             tracing::warn!(ca = %self.ca, warning = one_line(warning), "the CA warns");
         }
-        let mut pem = signed.data.certificate;
-        let chain = signed.data.ca_chain.filter(|chain| !chain.is_empty());
-        for part in chain.unwrap_or_else(|| signed.data.issuing_ca.into_iter().collect()) {
-            // PEM values of the API have no newline at their end.
-            pem.push('\n');
-            pem.push_str(&part);
+        // Read one by one: in one text a certificate that was cut short would vanish before the next.
+        let above = signed.data.ca_chain.filter(|chain| !chain.is_empty());
+        let above = above.unwrap_or_else(|| signed.data.issuing_ca.into_iter().collect());
+        let mut chain = Vec::new();
+        for pem in std::iter::once(&signed.data.certificate).chain(&above) {
+            match parse_chain(pem) {
+                Ok(found) if !found.is_empty() => chain.extend(found),
+                _ => {
+                    return Err(self.bad(
+                        answer,
+                        call,
+                        "it holds a certificate that is no PEM, or a damaged one",
+                    ));
+                }
+            }
         }
-        match parse_chain(&pem) {
-            Ok(chain) if !chain.is_empty() => Ok(Issued { chain }),
-            _ => Err(self.bad(answer, call, "its certificate is no PEM, or a damaged one")),
-        }
+        Ok(Issued { chain })
     }
 
     /// Gives the token of our own login back, so that it does not outlive the run.
@@ -368,22 +215,24 @@ impl Vault {
     }
 
     fn advice(&self, status: u16, said: &str, call: &Call<'_>) -> String {
+        if status == 403 && !call.headers.contains_key(TOKEN) {
+            return "without a token this means that nothing is mounted there; see `mount` and `namespace`"
+                .to_owned();
+        }
+        let said = said.to_ascii_lowercase();
+        let known = ADVICE.iter().find(|(code, words, _)| *code == status && said.contains(words));
         let path = call.path.trim_start_matches("/v1/");
-        let known = ADVICE
-            .iter()
-            .find(|(code, words, _)| *code == status && said.to_ascii_lowercase().contains(words));
         known.map_or_else(String::new, |(_, _, advice)| {
             advice.replace("PATH", path).replace("MOUNT", &self.settings.mount)
         })
     }
 
+    /// A page of HTML is shown, for it tells who answered; any other body may hold a secret.
     fn read<T: for<'de> Deserialize<'de>>(&self, answer: &Answer, call: &Call<'_>) -> Result<T, CaError> {
         serde_json::from_slice(&answer.body).map_err(|_| {
-            self.bad(
-                answer,
-                call,
-                &format!("it is not the JSON that was expected, but {:?}", said(&answer.body)),
-            )
+            let page = answer.body.trim_ascii_start().starts_with(b"<");
+            let shown = if page { format!(", but {:?}", said(&answer.body)) } else { String::new() };
+            self.bad(answer, call, &format!("it is not the JSON that was expected{shown}"))
         })
     }
 
@@ -394,25 +243,41 @@ impl Vault {
 
 const NO_ISSUER: &str = "an empty body: the mount has no issuer, make or import a CA certificate there";
 
-/// What to do about an answer: status, words in it (lower case), advice.
-const ADVICE: [(u16, &str, &str); 11] = [
+/// What to do about an answer: status, words in it (lower case), advice. The first that fits is given.
+const ADVICE: [(u16, &str, &str); 15] = [
     (400, "unknown role", "set `role` to one of those that `bao list MOUNT/roles` shows"),
     (
         400,
         "common name",
-        "see allowed_domains, allow_subdomains, allow_bare_domains, allow_any_name of the role",
+        "see allowed_domains, allow_subdomains, allow_bare_domains and allow_any_name of the role",
     ),
-    (400, "subject alternate name", "see allowed_domains, allow_subdomains, allow_any_name of the role"),
     (400, "ip subject alternative name", "see allow_ip_sans of the role"),
     (400, "uri subject alternative name", "see allowed_uri_sans of the role"),
+    (400, "subject alternate name", "see allowed_domains, allow_subdomains and allow_any_name of the role"),
     (400, "key type", "see key_type of the role, or set `key` of the certificate"),
     (400, "keys of type", "see key_type of the role, or set `key` of the certificate"),
-    (400, "bits", "see key_bits of the role, or set `key` of the certificate"),
+    (400, "-bit key", "see key_bits of the role, or set `key` of the certificate"),
+    (
+        400,
+        "secret id",
+        "the secret_id is wrong, used up or expired; make a new one with `bao write -f auth/…/role/ROLE/secret-id`",
+    ),
+    (
+        400,
+        "beyond the expiration",
+        "the CA certificate of MOUNT ends before that; renew it, or ask for a shorter `ttl`",
+    ),
+    (
+        400,
+        "login certificate",
+        "see the trusted CA of that auth mount: it must be the one that signed this certificate",
+    ),
     (401, "", "see `auth` of this CA"),
+    (403, "1 error occurred", "a policy of the token must allow `update` on PATH; is `mount` right?"),
     (
         403,
         "",
-        "a policy of the token must allow `update` (for ca_chain: that the mount exists) on PATH; see also `namespace`",
+        "the token is wrong, expired or used up, or no policy of it allows PATH; see `auth` of this CA",
     ),
     (404, "", "nothing is mounted there; see `mount` and `namespace`"),
 ];
@@ -444,9 +309,4 @@ struct SignedData {
     certificate: String,
     issuing_ca: Option<String>,
     ca_chain: Option<Vec<String>>,
-}
-
-/// The span of a list, for faults about the whole of it.
-fn span_of<T>(list: Option<&At<T>>) -> Option<Range<usize>> {
-    list.map(At::span)
 }

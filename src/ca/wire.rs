@@ -1,12 +1,14 @@
 //! HTTP to a CA's server: bounded in time and size, over one connection, failing over and coming back.
 
-use std::time::{Duration, SystemTime};
+use std::fmt;
+use std::time::Duration;
 
-use reqwest::header::{HeaderMap, LOCATION, RETRY_AFTER};
+use reqwest::header::{HeaderMap, LOCATION};
 use reqwest::{Client, Method, Proxy, StatusCode, Url};
 use serde_json::Value;
 use tokio::sync::Mutex;
 
+use super::text::{retry_after, root_cause, said};
 use super::tls::{Distrust, Trust, client_config};
 use super::{Backoff, CaError, Deadline, Server};
 use crate::bundle::Bundle;
@@ -17,8 +19,6 @@ const CONNECT: Duration = Duration::from_secs(5);
 const REQUEST: Duration = Duration::from_secs(30);
 /// The largest honest answer is a chain of certificates: some ten thousand bytes.
 const MAX_BODY: usize = 1024 * 1024;
-/// What is shown of a server's own words.
-const MAX_SAID: usize = 300;
 
 /// The connection to a CA. Requests take turns on it; waits between them overlap.
 pub(super) struct Wire {
@@ -64,6 +64,15 @@ enum Trouble {
     Final(CaError),
 }
 
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Later { why, .. } | Self::Throttled { why, .. } | Self::Clock(why) => f.write_str(why),
+            Self::Final(error) => error.fmt(f),
+        }
+    }
+}
+
 impl Wire {
     pub(super) fn new(
         ca: &Name,
@@ -89,15 +98,12 @@ impl Wire {
                 Ok(answer) => return Ok(answer),
                 Err(round) => round,
             };
-            let why = match round.conclude() {
-                Ok(why) => why,
-                Err(error) => return Err(error),
-            };
+            let why = round.conclude()?;
             let left = self.deadline.left();
-            let Some(wait) = backoff.next(why.after, left, u64::from_ne_bytes(first(entropy()))) else {
+            let Some(wait) = backoff.next(why.after, left, entropy()) else {
                 return Err(self.gave_up(call, why));
             };
-            tracing::warn!(ca = %self.ca, asked = call.asked, reason = why.text, wait_ms = wait.as_millis(), "waiting for the CA");
+            tracing::warn!(ca = %self.ca, asked = call.asked, reason = why.text, wait_s = wait.as_secs_f64(), "waiting for the CA");
             tokio::time::sleep(wait).await;
         }
     }
@@ -123,6 +129,7 @@ impl Wire {
                     return Ok(answer);
                 }
                 Err(trouble) => {
+                    tracing::debug!(ca = %self.ca, url, asked = call.asked, reason = %trouble, "no answer");
                     let throttled = matches!(trouble, Trouble::Throttled { .. });
                     round.note(url, trouble);
                     if throttled {
@@ -143,11 +150,7 @@ impl Wire {
         if let Some(body) = &call.body {
             request = request.json(body);
         }
-        let response = request
-            .timeout(patience)
-            .send()
-            .await
-            .map_err(|e| self.broken(base, call.asked, &e, patience))?;
+        let response = request.timeout(patience).send().await.map_err(|e| self.broken(base, &e, patience))?;
         let status = response.status();
         let after = retry_after(response.headers(), self.clock.now());
         if status.is_redirection() {
@@ -159,7 +162,7 @@ impl Wire {
                 let why = format!("it has more than {MAX_BODY} bytes");
                 return Err(Trouble::Final(self.bad_answer(&url, call, why)));
             }
-            Err(Unread::Cut(error)) => return Err(self.broken(base, call.asked, &error, patience)),
+            Err(Unread::Cut(error)) => return Err(self.broken(base, &error, patience)),
         };
         let said = || format!("{} {}", status.as_u16(), said(&body));
         match status.as_u16() {
@@ -170,7 +173,7 @@ impl Wire {
         }
     }
 
-    fn broken(&self, url: &str, asked: &str, error: &reqwest::Error, patience: Duration) -> Trouble {
+    fn broken(&self, url: &str, error: &reqwest::Error, patience: Duration) -> Trouble {
         match Distrust::within(error) {
             Some(Distrust::Time(why)) => Trouble::Clock(why.clone()),
             Some(Distrust::Other(why)) => Trouble::Final(CaError::Untrusted {
@@ -179,7 +182,6 @@ impl Wire {
                 why: why.clone(),
             }),
             None if error.is_timeout() && !error.is_connect() => {
-                tracing::debug!(ca = %self.ca, url, asked, "no answer in time");
                 Trouble::Later { why: format!("no answer in {:.1} s", patience.as_secs_f64()), after: None }
             }
             None => Trouble::Later { why: root_cause(error), after: None },
@@ -274,40 +276,6 @@ pub(super) fn client(tls: rustls::ClientConfig, proxy: Option<&str>) -> Result<C
     builder.build().map_err(|e| format!("no HTTPS client: {}", root_cause(&e)))
 }
 
-/// Checks the URL of a server: HTTPS, a host, perhaps a path, and nothing that could leak.
-pub(super) fn server_url(text: &str) -> Result<String, String> {
-    let url = Url::parse(text).map_err(|e| {
-        format!("has {text:?} among its urls, which is no URL ({e}); write https://HOST:PORT")
-    })?;
-    let wrong = |why: &str| Err(format!("has a faulty URL: {why}"));
-    if !url.username().is_empty() || url.password().is_some() {
-        return wrong("it holds a user or password, which would be shown in messages; use `auth`");
-    }
-    if url.scheme() != "https" {
-        return Err(format!(
-            "has the URL {text:?}, which is not https; a token sent in the clear is lost, on loopback too"
-        ));
-    }
-    if url.query().is_some() || url.fragment().is_some() {
-        return wrong("it holds a query or fragment; write https://HOST:PORT");
-    }
-    if url.path().trim_end_matches('/').ends_with("/v1") {
-        return wrong("it ends in /v1; leave that out");
-    }
-    Ok(url.as_str().trim_end_matches('/').to_owned())
-}
-
-/// Checks the URL of a proxy.
-pub(super) fn proxy_url(text: &str) -> Result<String, String> {
-    let plain = Url::parse(text).ok().filter(|url| {
-        url.scheme() == "http" && url.has_host() && url.username().is_empty() && url.password().is_none()
-    });
-    match plain {
-        Some(url) => Ok(url.as_str().to_owned()),
-        None => Err("has a faulty proxy; write http://HOST:PORT, without user or password".to_owned()),
-    }
-}
-
 #[derive(Debug)]
 pub(super) enum Unread {
     TooLarge,
@@ -328,66 +296,10 @@ pub(super) async fn bounded(mut response: reqwest::Response) -> Result<Vec<u8>, 
     Ok(body)
 }
 
-/// RFC 9110 section 10.2.3: seconds, or a date.
-fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    Some(http_date(text)?.duration_since(now).unwrap_or_default())
-}
-
-/// RFC 9110 section 5.6.7, the one form that is still sent: `Sun, 06 Nov 1994 08:49:37 GMT`.
-fn http_date(text: &str) -> Option<SystemTime> {
-    let form = time::macros::format_description!(
-        "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
-    );
-    Some(time::PrimitiveDateTime::parse(text, form).ok()?.assume_utc().into())
-}
-
-/// A server's own words in one short line: the errors of a JSON answer, or the text without markup.
-pub(super) fn said(body: &[u8]) -> String {
-    let text = String::from_utf8_lossy(&body[..body.len().min(16 * MAX_SAID)]).into_owned();
-    let errors = serde_json::from_slice::<Value>(body).ok().and_then(|json| {
-        let errors = json.get("errors")?.as_array()?;
-        Some(errors.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("; "))
-    });
-    one_line(&errors.unwrap_or(text))
-}
-
-/// Text of others, fit for a log: no control characters, one line, not long.
-pub(super) fn one_line(text: &str) -> String {
-    let spaced: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    let words = spaced.split_whitespace().collect::<Vec<_>>().join(" ");
-    match words.char_indices().nth(MAX_SAID) {
-        Some((end, _)) => format!("{}…", &words[..end]),
-        None => words,
-    }
-}
-
-/// The innermost cause: "Connection refused" says more than "error sending request".
-fn root_cause(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    let what = match error {
-        e if e.is_timeout() => "time-out: ",
-        e if e.is_connect() => "cannot connect: ",
-        _ => "connection broken: ",
-    };
-    format!("{what}{}", one_line(&cause.to_string()))
-}
-
-/// Sixteen random bytes.
-pub(super) fn entropy() -> [u8; 16] {
-    let mut bytes = [0; 16];
-    // Fails only where the kernel has no entropy at all; then a wait or serial without chance is no harm.
+/// Chance for the waits.
+fn entropy() -> u64 {
+    let mut bytes = [0; 8];
+    // Without chance a wait is at its shortest, which is no harm.
     let _ = aws_lc_rs::rand::fill(&mut bytes);
-    bytes
-}
-
-fn first(bytes: [u8; 16]) -> [u8; 8] {
-    let [a, b, c, d, e, f, g, h, ..] = bytes;
-    [a, b, c, d, e, f, g, h]
+    u64::from_ne_bytes(bytes)
 }

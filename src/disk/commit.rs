@@ -8,25 +8,22 @@
 //! This is Kubernetes' AtomicWriter with the fsyncs it lacks. Links are relative, so that they hold
 //! under a bind mount.
 
-use std::time::{Duration, SystemTime};
+use std::ffi::OsString;
+use std::time::SystemTime;
 
-use time::OffsetDateTime;
-use time::PrimitiveDateTime;
-use time::macros::format_description;
 use zeroize::Zeroizing;
 
 use super::plain::{back_up, is_recorded, record};
+use super::prune::{prune, stamp};
 use super::{DiskError, ids};
 use crate::bundle::{Bundle, Pair};
 use crate::certificate::{Certificate, Layout, Place};
-use crate::root::{Dir, Ids, Kind, Root, RootError};
+use crate::root::{Dir, Ids, Kind, Root, RootError, Written};
 use crate::setting::Name;
 
 pub(super) const HIDDEN: &str = ".nodecert";
 pub(super) const CURRENT: &str = "current";
 pub(super) const MISSING: &str = "is missing";
-/// A generation that was replaced stays that long, for readers that are late.
-const GRACE: Duration = Duration::from_secs(600);
 
 /// What one file of a pair is to hold.
 pub(super) struct Part<'a> {
@@ -35,18 +32,26 @@ pub(super) struct Part<'a> {
     pub(super) mode: u32,
 }
 
-/// The files of a pair, the certificate last: who sees it finds the rest.
+/// The files of a pair, in the order in which they are put in place: who sees the certificate finds
+/// the rest.
 pub(super) fn parts<'a>(place: &'a Place, pair: &Pair) -> Vec<Part<'a>> {
     let (key, cert) = (pair.key().pem(), pair.cert_pem());
     let line_end = if key.ends_with('\n') { "" } else { "\n" };
     let combined = || Zeroizing::new([key, line_end, &cert].concat());
     let secret = |file, content| Part { file, content, mode: place.key_mode.0 };
     let public = |file, content| Part { file, content: Zeroizing::new(content), mode: place.cert_mode.0 };
-    let mut parts = vec![secret(&place.key, Zeroizing::new(key.to_owned()))];
+    let mut parts = Vec::new();
     parts.extend(place.combined.as_deref().map(|file| secret(file, combined())));
     parts.extend(place.chain.as_deref().map(|file| public(file, pair.chain_pem())));
+    parts.push(secret(&place.key, Zeroizing::new(key.to_owned())));
     parts.push(public(&place.cert, cert));
     parts
+}
+
+/// The same files, without what is in them.
+fn files(place: &Place) -> impl Iterator<Item = &str> {
+    let optional = [place.combined.as_deref(), place.chain.as_deref()];
+    optional.into_iter().flatten().chain([place.key.as_str(), place.cert.as_str()])
 }
 
 /// Where a fixed name leads.
@@ -86,7 +91,7 @@ fn swap(
     now: SystemTime,
 ) -> Result<(), DiskError> {
     let own = own_dir(dir, &certificate.name)?;
-    let previous = own.read_link(CURRENT)?.and_then(|name| name.into_string().ok());
+    let previous = current(&own)?;
     let (name, generation) = new_generation(&own, now)?;
     if let Err(error) = fill(&generation, parts, ids) {
         // It holds a key: it does not wait to be pruned. The first failure is the one to report.
@@ -102,8 +107,12 @@ fn swap(
 }
 
 fn own_dir(dir: &Dir, name: &Name) -> Result<Dir, RootError> {
-    dir.make_dirs([HIDDEN, name.as_str()], 0o755)?
-        .ok_or_else(|| RootError::NotRegular { path: dir.shown(HIDDEN), kind: Kind::Directory })
+    dir.make_dirs([HIDDEN, name.as_str()], 0o755)
+}
+
+/// The generation in force.
+pub(super) fn current(own: &Dir) -> Result<Option<String>, RootError> {
+    Ok(own.read_link(CURRENT)?.and_then(|name| name.into_string().ok()))
 }
 
 /// Named by the time and a number, for two in one second.
@@ -119,17 +128,19 @@ fn new_generation(own: &Dir, now: SystemTime) -> Result<(String, Dir), RootError
     }
 }
 
-/// The modes of the files guard the key; the directory opens before its fsync, so that a power cut
-/// cannot leave a generation in force that no one may enter.
+/// All is written before the first fsync, so that few journal commits serve it all. The modes of the
+/// files guard the key; the directory opens before its fsync, so that a power cut cannot leave a
+/// generation in force that no one may enter.
 fn fill(generation: &Dir, parts: &[Part<'_>], ids: Option<Ids>) -> Result<(), RootError> {
-    for part in parts {
-        generation.write_new(part.file, part.content.as_bytes(), part.mode, ids)?;
-    }
+    let write = |part: &Part<'_>| generation.write_new(part.file, part.content.as_bytes(), part.mode, ids);
+    let written = parts.iter().map(write).collect::<Result<Vec<_>, _>>()?;
     generation.set_mode(0o755)?;
+    written.into_iter().try_for_each(Written::sync)?;
     generation.sync()
 }
 
-/// Makes the fixed names lead to the generation in force, those that do not.
+/// Makes the fixed names lead to the generation in force, those that do not. Plain files that stood
+/// there go one after the other, this once.
 pub(super) fn point(
     root: &Root,
     dir: &Dir,
@@ -167,11 +178,6 @@ pub(super) fn leads_wrong<'a>(
     Ok(wrong)
 }
 
-fn files(place: &Place) -> impl Iterator<Item = &str> {
-    let rest = [place.combined.as_deref(), place.chain.as_deref(), Some(&place.cert)];
-    std::iter::once(place.key.as_str()).chain(rest.into_iter().flatten())
-}
-
 /// Two files cannot be renamed at once: between key and certificate, which are last and back to
 /// back, a reader can meet the new key with the old certificate. That is why `links` is the default.
 fn rename_all(
@@ -182,18 +188,32 @@ fn rename_all(
     ids: Option<Ids>,
     now: SystemTime,
 ) -> Result<(), DiskError> {
-    let mut drafts = Vec::new();
-    for part in parts {
-        drafts.push((dir.draft(part.file, part.content.as_bytes(), part.mode, ids)?, part.file));
-    }
+    let drafts = write_drafts(dir, parts, ids)?;
     for part in parts {
         save(root, dir, place, part.file, now)?;
     }
     // Before the names change: after a crash between two of them they must still be known as ours.
-    record(root, &parts.iter().map(|part| place.path(part.file)).collect::<Vec<_>>())?;
-    let (cert, rest) = (drafts.pop(), drafts.drain(..).rev());
-    rest.chain(cert).try_for_each(|(draft, file)| dir.rename(draft, file))?;
+    record(root, parts.iter().map(|part| place.path(part.file)), true)?;
+    drafts.iter().zip(parts).try_for_each(|(draft, part)| dir.rename(draft, part.file))?;
     Ok(dir.sync()?)
+}
+
+/// All or none: what cannot be used is not left lying about.
+fn write_drafts(dir: &Dir, parts: &[Part<'_>], ids: Option<Ids>) -> Result<Vec<OsString>, RootError> {
+    let mut drafts = Vec::new();
+    for part in parts {
+        match dir.draft(part.file, part.content.as_bytes(), part.mode, ids) {
+            Ok(draft) => drafts.push(draft),
+            Err(error) => {
+                // The first failure is the one to report.
+                for draft in &drafts {
+                    dir.remove(draft).ok();
+                }
+                return Err(error);
+            }
+        }
+    }
+    Ok(drafts)
 }
 
 /// Keeps a copy of a file that someone else wrote, where the configuration says to replace it.
@@ -231,24 +251,31 @@ fn stands(root: &Root, dir: &Dir, place: &Place, file: &str) -> Result<Stands, D
 pub fn prove_writable(root: &Root, certificate: &Certificate, adopted: bool) -> Result<(), DiskError> {
     let place = &certificate.place;
     ids(root, &place.owner)?;
+    if let Some(dir) = root.dir(&place.directory)? {
+        consent(root, &dir, place, adopted)?;
+    }
+    if place.layout == Layout::Files {
+        return Ok(probe(&root.make_dir(&place.directory)?)?);
+    }
+    // In one go, for one journal commit.
+    root.make_dir(&place.directory.join(HIDDEN).join(certificate.name.as_str()))?;
     let dir = root.make_dir(&place.directory)?;
-    let mut unlinked = false;
+    if let Some((file, _)) = leads_wrong(&dir, certificate)?.first() {
+        dir.try_link(file)?;
+    }
+    Ok(probe(&own_dir(&dir, &certificate.name)?)?)
+}
+
+/// Whether what stands at the fixed names may be replaced.
+pub(super) fn consent(root: &Root, dir: &Dir, place: &Place, adopted: bool) -> Result<(), DiskError> {
     for file in files(place) {
         let of_pair = file == place.cert || file == place.key;
-        match stands(root, &dir, place, file)? {
+        match stands(root, dir, place, file)? {
             Stands::Directory => return Err(DiskError::InTheWay { path: dir.shown(file) }),
-            Stands::Foreign if !place.replace && !(adopted && of_pair) => {
-                return Err(DiskError::Foreign { path: dir.shown(file) });
-            }
-            Stands::Ours => {}
-            Stands::Nothing | Stands::Foreign => unlinked = true,
+            Stands::Foreign if place.replace || (adopted && of_pair) => {}
+            Stands::Foreign => return Err(DiskError::Foreign { path: dir.shown(file) }),
+            Stands::Nothing | Stands::Ours => {}
         }
-    }
-    if place.layout == Layout::Links {
-        probe(&own_dir(&dir, &certificate.name)?)?;
-    }
-    if unlinked || place.layout == Layout::Files {
-        probe(&dir)?;
     }
     Ok(())
 }
@@ -257,50 +284,4 @@ pub fn prove_writable(root: &Root, certificate: &Certificate, adopted: bool) -> 
 fn probe(dir: &Dir) -> Result<(), RootError> {
     let draft = dir.draft("probe", &[b'\n'; 16 * 1024], 0o600, None)?;
     dir.remove(draft).map(drop)
-}
-
-/// Removes what is left over, and says what.
-pub(super) fn prune(
-    own: &Dir,
-    retired_with: Option<&str>,
-    current: &str,
-    now: SystemTime,
-) -> Result<Vec<String>, RootError> {
-    let stale = stale(own, retired_with, current, now)?;
-    stale.iter().try_for_each(|name| own.remove_dir(name))?;
-    Ok(stale)
-}
-
-/// The generations that no reader can still be at: those that had been replaced when `retired_with`
-/// was made, and unfinished ones, once that was ten minutes ago. A name that is off by more the other
-/// way was made while the clock was wrong.
-pub(super) fn stale(
-    own: &Dir,
-    retired_with: Option<&str>,
-    current: &str,
-    now: SystemTime,
-) -> Result<Vec<String>, RootError> {
-    let old = |name: &str| made_at(name).is_some_and(|made| apart(made, now) > GRACE);
-    if retired_with.is_some_and(|name| !old(name)) {
-        return Ok(Vec::new());
-    }
-    let names = own.list()?.into_iter().filter_map(|name| name.into_string().ok());
-    Ok(names.filter(|name| name != current && Some(name.as_str()) != retired_with && old(name)).collect())
-}
-
-fn apart(a: SystemTime, b: SystemTime) -> Duration {
-    a.duration_since(b).unwrap_or_else(|error| error.duration())
-}
-
-/// A time as file names have it: `20261123T101500Z`.
-pub(super) fn stamp(time: SystemTime) -> String {
-    let format = format_description!("[year][month][day]T[hour][minute][second]Z");
-    // Only a year of five digits cannot be written so.
-    OffsetDateTime::from(time).format(format).unwrap_or_else(|_| "99991231T235959Z".to_owned())
-}
-
-fn made_at(name: &str) -> Option<SystemTime> {
-    let format = format_description!("[year][month][day]T[hour][minute][second]Z");
-    let (stamp, _) = name.split_once('-')?;
-    Some(PrimitiveDateTime::parse(stamp, format).ok()?.assume_utc().into())
 }

@@ -9,19 +9,21 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::commit::stamp;
+use super::prune::stamp;
 use super::repair::attributes;
-use super::state::{keep_state, read_state};
+use super::state::{append_state, state_path};
 use super::{DiskError, LIMIT, ids};
 use crate::certificate::Owner;
 use crate::file::File;
-use crate::root::{Dir, Ids, Kind, Root, RootError};
+use crate::root::{Dir, Ids, Kind, Meta, Root, RootError};
 use crate::trust::Anchors;
 
 /// What a rendered file says of itself in its first line, as a comment of its format.
 const MARK: &str = "Written by nodecert";
 /// One absolute path a line, below the state directory.
 const RECORD: &str = "written";
+/// What [`differs`] and [`trust_is`] say of a file that is not there.
+pub const ABSENT: &str = "absent";
 const TRUST_MODE: u32 = 0o644;
 
 /// Writes a rendered file, if it differs; says whether it did.
@@ -63,13 +65,12 @@ pub fn trust_is(
 /// Reads a text below the root, a configuration or template; also says whether only its owner can
 /// read it. A link to /dev/null is an empty text, as systemd masks files. `None` if it is not there.
 pub fn read_text(root: &Root, path: &Path, limit: usize) -> Result<Option<(String, bool)>, DiskError> {
-    let read = match root.read(path, limit) {
-        Err(RootError::NotRegular { kind: Kind::Special, .. }) if masked(root, path)? => {
-            return Ok(Some((String::new(), false)));
-        }
-        read => read?,
-    };
-    let Some(read) = read else { return Ok(None) };
+    let found = root.read(path, limit);
+    let unread = matches!(found, Ok(None) | Err(RootError::NotRegular { kind: Kind::Special, .. }));
+    if unread && masked(root, path)? {
+        return Ok(Some((String::new(), false)));
+    }
+    let Some(read) = found? else { return Ok(None) };
     match String::from_utf8(read.content.to_vec()) {
         Ok(text) => Ok(Some((text, read.meta.mode & 0o044 == 0))),
         Err(_) => Err(RootError::NotText { path: root.shown(path) }.into()),
@@ -140,35 +141,43 @@ enum Difference {
         foreign: bool,
     },
     /// Mode or owner only.
-    Attributes(String),
+    Attributes(String, Meta),
 }
 
 impl Wanted<'_> {
     fn difference(&self, root: &Root) -> Result<Option<String>, DiskError> {
         Ok(match self.compare(root)? {
             None => None,
-            Some(Difference::Missing) => Some("there is none".to_owned()),
-            Some(Difference::Content { .. }) => Some("it has other content".to_owned()),
-            Some(Difference::Attributes(line)) => Some(line),
+            Some(Difference::Missing) => Some(ABSENT.to_owned()),
+            Some(Difference::Content { .. }) => Some("other content".to_owned()),
+            Some(Difference::Attributes(line, _)) => Some(line),
         })
     }
 
     fn settle(&self, root: &Root, now: SystemTime) -> Result<bool, DiskError> {
-        let Some(difference) = self.compare(root)? else { return Ok(false) };
+        let Some(difference) = self.compare(root)? else { return self.adopt(root).map(|()| false) };
         let (dir, name) = root.make_parent(self.path)?;
-        match difference {
-            Difference::Attributes(_) => {
-                dir.mend(name, self.mode, self.ids)?;
-                return Ok(true);
-            }
-            Difference::Content { foreign: true } => back_up(&dir, name, now)?,
-            Difference::Content { foreign: false } | Difference::Missing => {}
+        if let Difference::Attributes(_, seen) = difference {
+            dir.mend(name, &seen, self.mode, self.ids)?;
+            return Ok(true);
         }
         let draft = dir.draft(name, self.content, self.mode, self.ids)?;
-        record(root, &[self.path.to_owned()])?;
+        if matches!(difference, Difference::Content { foreign: true }) {
+            back_up(&dir, name, now)?;
+        }
+        self.adopt(root)?;
         dir.rename(draft, name)?;
         dir.sync()?;
         Ok(true)
+    }
+
+    /// Makes the file known as ours, to be changed when what is wanted changes; also one that someone
+    /// else wrote just as it is wanted.
+    fn adopt(&self, root: &Root) -> Result<(), DiskError> {
+        if !says_so(self.content) {
+            record(root, [self.path.to_owned()], false)?;
+        }
+        Ok(())
     }
 
     fn compare(&self, root: &Root) -> Result<Option<Difference>, DiskError> {
@@ -192,7 +201,8 @@ impl Wanted<'_> {
                 self.foreign(root).map(Some)
             };
         }
-        Ok(attributes(&dir.shown(name), &read.meta, self.mode, self.ids).map(Difference::Attributes))
+        let flaw = attributes(&dir.shown(name), &read.meta, self.mode, self.ids);
+        Ok(flaw.map(|line| Difference::Attributes(line, read.meta)))
     }
 
     fn foreign(&self, root: &Root) -> Result<Difference, DiskError> {
@@ -219,27 +229,40 @@ pub(super) fn back_up(dir: &Dir, name: &OsStr, now: SystemTime) -> Result<(), Di
     Ok(())
 }
 
-/// Whether a plain file is one that this program wrote.
-pub(super) fn is_recorded(root: &Root, path: &Path) -> Result<bool, DiskError> {
-    Ok(read_record(root)?.iter().any(|line| Path::new(line) == path))
-}
-
-/// Adds files to the record, durably, before they take their names.
-pub(super) fn record(root: &Root, paths: &[PathBuf]) -> Result<(), DiskError> {
-    let mut lines = read_record(root)?;
-    let known = lines.len();
-    for line in paths.iter().map(|path| path.display().to_string()) {
-        if !lines.contains(&line) {
-            lines.push(line);
+/// Adds files to the record, those that are new to it, before they take their names. For a single
+/// file it need not be durable: one that is found just as it is wanted becomes ours again.
+pub(super) fn record(
+    root: &Root,
+    paths: impl IntoIterator<Item = PathBuf>,
+    durable: bool,
+) -> Result<(), DiskError> {
+    let known = read_record(root)?;
+    let mut lines = String::new();
+    for path in paths {
+        let line = path.display().to_string();
+        if !known.lines().any(|known| known == line) {
+            lines += &line;
+            lines.push('\n');
         }
     }
-    if lines.len() == known {
+    if lines.is_empty() {
         return Ok(());
     }
-    keep_state(root, RECORD, (lines.join("\n") + "\n").as_bytes())
+    if !known.is_empty() && !known.ends_with('\n') {
+        // A power cut left half a line.
+        lines.insert(0, '\n');
+    }
+    append_state(root, RECORD, lines.as_bytes(), durable)
 }
 
-fn read_record(root: &Root) -> Result<Vec<String>, DiskError> {
-    let text = read_state(root, RECORD)?;
-    Ok(text.iter().flat_map(|text| text.lines()).map(str::to_owned).collect())
+/// Whether a plain file is one that this program wrote.
+pub(super) fn is_recorded(root: &Root, path: &Path) -> Result<bool, DiskError> {
+    let record = read_record(root)?;
+    let mut whole = record.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+    Ok(whole.any(|line| Path::new(line) == path))
+}
+
+fn read_record(root: &Root) -> Result<String, DiskError> {
+    let read = root.read(&state_path(RECORD), LIMIT)?;
+    Ok(read.map(|read| String::from_utf8_lossy(&read.content).into_owned()).unwrap_or_default())
 }

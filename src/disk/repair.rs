@@ -1,11 +1,10 @@
 //! What is not as it should be around a pair that is good, and its mending, without a CA.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::SystemTime;
 
-use super::commit::{
-    CURRENT, HIDDEN, Part, commit, generation_path, leads_wrong, parts, point, prune, stale,
-};
+use super::commit::{CURRENT, HIDDEN, Part, commit, consent, current, leads_wrong, parts, point};
+use super::prune::{prune, stale};
 use super::{DiskError, LIMIT, ids};
 use crate::bundle::Bundle;
 use crate::certificate::{Certificate, Layout};
@@ -18,7 +17,7 @@ pub fn drift(
     bundle: &Bundle,
     now: SystemTime,
 ) -> Result<Vec<String>, DiskError> {
-    Ok(look(root, certificate, bundle, now)?.lines())
+    Ok(look(root, certificate, bundle, now)?.flaws)
 }
 
 /// Mends what [`drift`] finds and says what that was.
@@ -30,23 +29,24 @@ pub fn repair(
 ) -> Result<Vec<String>, DiskError> {
     let found = look(root, certificate, bundle, now)?;
     let ids = ids(root, &certificate.place.owner)?;
-    // First of all, and also where a commit follows: the generation that it replaces stays for a
-    // while, and may hold a key that others can read.
+    // Before a commit too: the generation that it replaces stays for a while.
     if let Some(home) = &found.home {
-        found.to_mend.iter().try_for_each(|(file, mode)| home.mend(file, *mode, ids))?;
-        if found.closed {
-            home.set_mode(0o755).and_then(|()| home.sync())?;
-        }
+        found.to_mend.iter().try_for_each(|(file, seen, mode)| home.mend(file, seen, *mode, ids))?;
+    }
+    for dir in &found.closed {
+        dir.set_mode(0o755)?;
+        dir.sync()?;
     }
     if found.to_commit {
         commit(root, certificate, bundle, now)?;
     } else if let Some(dir) = found.dir.as_ref().filter(|_| found.to_point) {
         point(root, dir, certificate, now)?;
     }
-    if let Some((own, current)) = found.own.as_ref().filter(|_| found.to_prune) {
-        prune(own, Some(current), current, now)?;
+    if let Some(own) = found.own.as_ref().filter(|_| found.to_prune) {
+        let current = current(own)?.unwrap_or_default();
+        prune(own, Some(&current), &current, now)?;
     }
-    Ok(found.lines())
+    Ok(found.flaws)
 }
 
 /// What is wrong, with what it takes to mend it.
@@ -57,19 +57,13 @@ struct Found {
     dir: Option<Dir>,
     /// Where the files themselves lie: the generation in force, or the certificate's directory.
     home: Option<Dir>,
-    /// Where the generations lie, and which is in force.
-    own: Option<(Dir, String)>,
-    to_mend: Vec<(String, u32)>,
-    closed: bool,
+    /// Where the generations lie.
+    own: Option<Dir>,
+    to_mend: Vec<(String, Meta, u32)>,
+    closed: Vec<Dir>,
     to_commit: bool,
     to_point: bool,
     to_prune: bool,
-}
-
-impl Found {
-    fn lines(self) -> Vec<String> {
-        self.flaws
-    }
 }
 
 fn look(
@@ -98,6 +92,10 @@ fn look(
             None => found.to_commit = true,
         }
     }
+    if found.to_commit || found.to_point {
+        // What is held is what stands there: it may be replaced by itself.
+        consent(root, &dir, place, true)?;
+    }
     (found.home, found.dir) = (home, Some(dir));
     Ok(found)
 }
@@ -108,59 +106,74 @@ impl Found {
             self.flaws.push(format!("{} {why}", dir.shown(file).display()));
             self.to_point = true;
         }
-        self.home = dir.below(Path::new(&generation_path(&certificate.name)))?;
-        match &self.home {
-            Some(home) if home.meta()?.mode != 0o755 => {
-                self.flaws.push(format!("{} cannot be entered by others", home.path().display()));
-                self.closed = true;
+        let mut inside = inside(dir, certificate)?;
+        for inner in &inside {
+            if inner.meta()?.mode != 0o755 {
+                self.flaws.push(format!("{} is not open to all (mode 0755)", inner.path().display()));
+                self.closed.push(inner.again()?);
             }
-            Some(_) => {}
-            None => self.flaws.push(format!(
-                "{} holds no generation of {}",
-                dir.path().display(),
-                certificate.name
-            )),
         }
-        let Some(own) = dir.below(&Path::new(HIDDEN).join(certificate.name.as_str()))? else {
+        if inside.len() < 3 {
+            self.flaws.push(format!("{} holds no generation", dir.shown(HIDDEN).display()));
             return Ok(());
-        };
-        let Some(current) = own.read_link(CURRENT)?.and_then(|name| name.into_string().ok()) else {
-            return Ok(());
-        };
-        let leftovers = stale(&own, Some(&current), &current, now)?;
-        self.to_prune = !leftovers.is_empty();
-        self.flaws
-            .extend(leftovers.iter().map(|name| format!("{} is no longer used", own.shown(name).display())));
-        self.own = Some((own, current));
+        }
+        self.home = inside.pop();
+        self.own = inside.pop();
+        self.leftovers(now)
+    }
+
+    fn leftovers(&mut self, now: SystemTime) -> Result<(), DiskError> {
+        let Some(own) = &self.own else { return Ok(()) };
+        let current = current(own)?.unwrap_or_default();
+        for name in stale(own, Some(&current), &current, now)? {
+            self.flaws.push(format!("{} is no longer used", own.shown(name).display()));
+            self.to_prune = true;
+        }
         Ok(())
     }
 
     fn part(&mut self, dir: &Dir, home: &Dir, part: &Part<'_>, ids: Option<Ids>) -> Result<(), RootError> {
         let path = dir.shown(part.file);
-        let read = match home.read(part.file, LIMIT) {
+        let wrong = match home.read(part.file, LIMIT) {
             Err(error @ RootError::Io { .. }) => return Err(error),
-            Err(error) => return Ok(self.anew(error.to_string())),
-            Ok(None) => return Ok(self.anew(format!("{} is missing", path.display()))),
-            Ok(Some(read)) => read,
+            Err(error) => Err(error.to_string()),
+            Ok(None) => Err(format!("{} is missing", path.display())),
+            Ok(Some(read)) if *read.content != part.content.as_bytes() => {
+                Err(format!("{} does not hold what belongs there", path.display()))
+            }
+            Ok(Some(read)) => Ok(read.meta),
         };
-        if *read.content != part.content.as_bytes() {
-            self.anew(format!("{} does not hold what belongs there", path.display()));
-        }
-        if let Some(flaw) = attributes(&path, &read.meta, part.mode, ids) {
+        let seen = match wrong {
+            Ok(seen) => seen,
+            Err(line) => {
+                self.flaws.push(line);
+                self.to_commit = true;
+                return Ok(());
+            }
+        };
+        if let Some(flaw) = attributes(&path, &seen, part.mode, ids) {
             self.flaws.push(flaw);
-            self.to_mend.push((part.file.to_owned(), part.mode));
+            self.to_mend.push((part.file.to_owned(), seen, part.mode));
         }
         Ok(())
     }
+}
 
-    fn anew(&mut self, line: String) {
-        self.flaws.push(line);
-        self.to_commit = true;
+/// The directories from the certificate's own down to the generation in force, as far as they are
+/// there: `.nodecert`, `NAME`, `current`.
+fn inside(dir: &Dir, certificate: &Certificate) -> Result<Vec<Dir>, RootError> {
+    let mut found: Vec<Dir> = Vec::new();
+    for name in [HIDDEN, certificate.name.as_str(), CURRENT] {
+        match found.last().unwrap_or(dir).below(Path::new(name))? {
+            Some(next) => found.push(next),
+            None => break,
+        }
     }
+    Ok(found)
 }
 
 /// What is wrong with mode and owner of a file.
-pub(super) fn attributes(path: &PathBuf, meta: &Meta, mode: u32, ids: Option<Ids>) -> Option<String> {
+pub(super) fn attributes(path: &Path, meta: &Meta, mode: u32, ids: Option<Ids>) -> Option<String> {
     let path = path.display();
     if meta.mode != mode {
         return Some(format!("{path} has mode {:04o}, not {mode:04o}", meta.mode));

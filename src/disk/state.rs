@@ -1,6 +1,7 @@
 //! This program's own state below `/var/lib/nodecert`: for no one else to read, and durable before
 //! anyone relies on it.
 
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -18,18 +19,30 @@ const REQUEST: &str = "-----BEGIN CERTIFICATE REQUEST-----";
 /// Keeps a file of state: mode 0600, in directories 0700, on disk when this returns. `relative` is a
 /// path of plain names.
 pub fn keep_state(root: &Root, relative: &str, content: &[u8]) -> Result<(), DiskError> {
-    let path = path(relative);
-    let (parent, name) = match root.parent(&path)? {
-        (Some(dir), name) => (dir, name),
-        (None, name) => (make_parent(root, relative)?, name),
-    };
-    parent.put(name, content, 0o600, None)?;
-    Ok(parent.sync()?)
+    let (dir, name) = make_parent(root, relative)?;
+    dir.put(&name, content, 0o600, None)?;
+    Ok(dir.sync()?)
+}
+
+/// Adds to a file of state.
+pub(super) fn append_state(
+    root: &Root,
+    relative: &str,
+    content: &[u8],
+    durable: bool,
+) -> Result<(), DiskError> {
+    let (dir, name) = make_parent(root, relative)?;
+    let written = dir.append(name, content)?;
+    if durable {
+        written.sync()?;
+        dir.sync()?;
+    }
+    Ok(())
 }
 
 /// Reads a file of state; `None` if it is not there.
 pub fn read_state(root: &Root, relative: &str) -> Result<Option<Zeroizing<String>>, DiskError> {
-    let path = path(relative);
+    let path = state_path(relative);
     let Some(read) = root.read(&path, LIMIT)? else { return Ok(None) };
     match std::str::from_utf8(&read.content) {
         Ok(text) => Ok(Some(Zeroizing::new(text.to_owned()))),
@@ -39,14 +52,14 @@ pub fn read_state(root: &Root, relative: &str) -> Result<Option<Zeroizing<String
 
 /// When a file of state was last kept; `None` if it is not there.
 pub fn state_modified(root: &Root, relative: &str) -> Result<Option<SystemTime>, DiskError> {
-    let path = path(relative);
+    let path = state_path(relative);
     let (Some(dir), name) = root.parent(&path)? else { return Ok(None) };
     Ok(dir.stat(name)?.map(|meta| meta.modified))
 }
 
 /// Removes a file of state, if it is there, durably: a one-time secret does not come back.
 pub fn drop_state(root: &Root, relative: &str) -> Result<(), DiskError> {
-    let path = path(relative);
+    let path = state_path(relative);
     let (Some(dir), name) = root.parent(&path)? else { return Ok(()) };
     if dir.remove(name)? {
         dir.sync()?;
@@ -69,13 +82,17 @@ pub fn keep_pending(root: &Root, name: &Name, pending: &Pending) -> Result<(), D
     let key = pending.key.pem();
     let line_end = if key.ends_with('\n') { "" } else { "\n" };
     let text = Zeroizing::new([key, line_end, &pending.csr.pem()].concat());
-    keep_state(root, &pending_path(name), text.as_bytes())
+    let (dir, name) = make_parent(root, &pending_path(name))?;
+    // Not by rename, which takes a second journal commit: half a request is none.
+    dir.remove(&name)?;
+    dir.write_new(&name, text.as_bytes(), 0o600, None)?.sync()?;
+    Ok(dir.sync()?)
 }
 
 /// Forgets the request. Not fsynced: should a power cut bring it back, its key is that of the
 /// certificate held by then, or it is asked for again.
 pub fn drop_pending(root: &Root, name: &Name) -> Result<(), DiskError> {
-    let path = path(&pending_path(name));
+    let path = state_path(&pending_path(name));
     if let (Some(dir), name) = root.parent(&path)? {
         dir.remove(name)?;
     }
@@ -91,13 +108,18 @@ fn parse_pending(text: &str) -> Option<Pending> {
     Some(Pending { key: Arc::new(Key::parse(key).ok()?), csr: Csr::parse(csr).ok()? })
 }
 
-fn path(relative: &str) -> PathBuf {
+/// Where a file of state lies.
+pub(super) fn state_path(relative: &str) -> PathBuf {
     Path::new(STATE).join(relative)
 }
 
-fn make_parent(root: &Root, relative: &str) -> Result<Dir, RootError> {
+fn make_parent(root: &Root, relative: &str) -> Result<(Dir, OsString), RootError> {
+    let path = state_path(relative);
+    if let (Some(dir), name) = root.parent(&path)? {
+        return Ok((dir, name.to_owned()));
+    }
     let lib = root.make_dir(Path::new("/var/lib"))?;
     let parents = Path::new(relative).parent().into_iter().flat_map(Path::iter);
-    let names = std::iter::once("nodecert".as_ref()).chain(parents);
-    Ok(lib.make_dirs(names, 0o700)?.unwrap_or(lib))
+    let dir = lib.make_dirs(std::iter::once(OsStr::new("nodecert")).chain(parents), 0o700)?;
+    Ok((dir, root.parent(&path)?.1.to_owned()))
 }

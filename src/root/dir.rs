@@ -4,87 +4,21 @@
 //! follows a link at the name it is given.
 
 use std::ffi::{OsStr, OsString};
-use std::fmt;
 use std::fs::File;
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat, renameat};
-use nix::sys::stat::{FileStat, Mode, fchmod, fstat, fstatat, mkdirat};
+use nix::sys::stat::{Mode, fchmod, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, fchown, fsync, linkat, symlinkat, unlinkat};
-use zeroize::Zeroizing;
 
-use super::{Ids, Read, RootError};
+use super::meta::{Meta, Read, TO_READ, read_opened};
+use super::{Ids, RootError};
 
-/// O_NONBLOCK: opening a FIFO that no one writes must not hang, open(2).
-pub(super) const TO_READ: OFlag = OFlag::O_RDONLY.union(OFlag::O_NONBLOCK).union(OFlag::O_NOCTTY);
 const TO_LIST: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
-
-/// What a name stands for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// A file with content.
-    Regular,
-    /// A directory.
-    Directory,
-    /// A symbolic link.
-    Link,
-    /// A FIFO, socket or device.
-    Special,
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Regular => "regular file",
-            Self::Directory => "directory",
-            Self::Link => "symbolic link",
-            Self::Special => "FIFO, socket or device",
-        })
-    }
-}
-
-/// What stat(2) says of a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Meta {
-    /// What it is.
-    pub kind: Kind,
-    /// Its permission bits.
-    pub mode: u32,
-    /// Whose it is.
-    pub ids: Ids,
-    /// Its length in bytes.
-    pub size: u64,
-    /// When its content last changed.
-    pub modified: SystemTime,
-    pub(super) device: u64,
-    pub(super) inode: u64,
-}
-
-impl Meta {
-    fn of(stat: &FileStat) -> Self {
-        let kind = match stat.st_mode & nix::libc::S_IFMT {
-            nix::libc::S_IFREG => Kind::Regular,
-            nix::libc::S_IFDIR => Kind::Directory,
-            nix::libc::S_IFLNK => Kind::Link,
-            _ => Kind::Special,
-        };
-        let modified = Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or(0));
-        Self {
-            kind,
-            mode: stat.st_mode & 0o7777,
-            ids: Ids { user: stat.st_uid, group: stat.st_gid },
-            size: u64::try_from(stat.st_size).unwrap_or(0),
-            modified: SystemTime::UNIX_EPOCH + modified,
-            device: stat.st_dev,
-            inode: stat.st_ino,
-        }
-    }
-}
 
 /// A directory held open.
 #[derive(Debug)]
@@ -135,14 +69,7 @@ impl Dir {
     /// Reads a regular file of at most `limit` bytes; `None` if it is not there.
     pub fn read(&self, name: impl AsRef<Path>, limit: usize) -> Result<Option<Read>, RootError> {
         let flags = TO_READ | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let found = match openat(&self.fd, name.as_ref(), flags, Mode::empty()) {
-            // open(2): what O_NOFOLLOW says to a link.
-            Err(Errno::ELOOP) => {
-                return Err(RootError::NotRegular { path: self.shown(name), kind: Kind::Link });
-            }
-            found => self.there("open", &name, found)?,
-        };
-        found.map(|fd| read_all(fd, self.shown(name), limit)).transpose()
+        read_opened(openat(&self.fd, name.as_ref(), flags, Mode::empty()), self.shown(name), limit)
     }
 
     /// Opens a directory in this one; `None` if it is not there.
@@ -170,87 +97,113 @@ impl Dir {
         Ok(Some(dir))
     }
 
-    /// Opens a directory some names further down, and makes what is missing, durably. `None` for no
-    /// names. All are made before the first fsync: one journal commit then serves them all.
+    /// Opens a directory some names further down, and makes what is missing, durably. Each on the way
+    /// gets the mode. All are made before the first fsync: one journal commit then serves them all.
     pub fn make_dirs(
         &self,
-        names: impl IntoIterator<Item = impl AsRef<OsStr>>,
+        names: impl IntoIterator<Item = impl AsRef<Path>>,
         mode: u32,
-    ) -> Result<Option<Self>, RootError> {
-        let mut opened: Vec<Self> = Vec::new();
-        let mut first_made = None;
-        for (depth, name) in names.into_iter().enumerate() {
-            let parent = opened.last().unwrap_or(self);
-            let next = match parent.dir(name.as_ref())? {
+    ) -> Result<Self, RootError> {
+        let (mut here, mut changed) = (self.again()?, Vec::new());
+        for name in names {
+            let made = here.new_dir(&name, mode)?;
+            let is_new = made.is_some();
+            let next = match made {
                 Some(dir) => dir,
-                None => {
-                    first_made.get_or_insert(depth);
-                    parent
-                        .new_dir(name.as_ref(), mode)?
-                        .ok_or_else(|| parent.failed("create directory", name.as_ref(), Errno::EEXIST))?
-                }
+                None => here.open_as(&name, mode)?,
             };
-            opened.push(next);
+            let parent = std::mem::replace(&mut here, next);
+            changed.extend(is_new.then_some(parent));
         }
-        let last = opened.pop();
-        if let Some(depth) = first_made {
-            let parents = std::iter::once(self).chain(&opened);
-            parents.skip(depth).try_for_each(Self::sync)?;
+        changed.iter().try_for_each(Self::sync)?;
+        Ok(here)
+    }
+
+    /// A crash between mkdir and fchmod, or a person, may have left another mode.
+    fn open_as(&self, name: impl AsRef<Path>, mode: u32) -> Result<Self, RootError> {
+        let dir = self.dir(&name)?.ok_or_else(|| self.failed("open directory", &name, Errno::ENOENT))?;
+        if dir.meta()?.mode != mode {
+            dir.set_mode(mode)?;
         }
-        Ok(last)
+        Ok(dir)
+    }
+
+    /// The same directory, held open once more.
+    pub fn again(&self) -> Result<Self, RootError> {
+        let failed = |source| RootError::Io { action: "open directory", path: self.path.clone(), source };
+        Ok(Self::new(self.fd.try_clone().map_err(failed)?, self.path.clone()))
     }
 
     /// Writes a new file: never readable by others, not for an instant, so made 0600, then its
-    /// owner, its mode, and only then the content; fsynced. A file that could not be finished is
-    /// removed.
+    /// owner, its mode, and only then the content. A file that could not be finished is removed.
+    /// Durable after [`Written::sync`].
     pub fn write_new(
         &self,
         name: impl AsRef<Path>,
         content: &[u8],
         mode: u32,
         ids: Option<Ids>,
-    ) -> Result<(), RootError> {
+    ) -> Result<Written, RootError> {
         let name = name.as_ref();
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let fd = openat(&self.fd, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)
-            .map_err(|errno| self.failed("create", name, errno))?;
-        let written = self.fill(name, fd, content, mode, ids);
-        if written.is_err() {
+        let file = self.open_to_write(name, OFlag::O_CREAT | OFlag::O_EXCL)?;
+        let filled = self.set(name, &file, mode, ids).and_then(|()| self.write(name, file, content));
+        if filled.is_err() {
             // The first failure is the one to report.
             self.remove(name).ok();
         }
-        written
+        filled
     }
 
-    fn fill(
+    /// Adds to a file, made 0600 where it is missing. Durable after [`Written::sync`].
+    pub fn append(&self, name: impl AsRef<Path>, content: &[u8]) -> Result<Written, RootError> {
+        let file = self.open_to_write(name.as_ref(), OFlag::O_CREAT | OFlag::O_APPEND)?;
+        self.write(name.as_ref(), file, content)
+    }
+
+    /// Opens a file to hold a lock on, made where it is missing; mode 0600, for who can open it can
+    /// hold it.
+    pub fn open_lock(&self, name: impl AsRef<Path>) -> Result<File, RootError> {
+        self.open_to_write(name.as_ref(), OFlag::O_CREAT)
+    }
+
+    fn open_to_write(&self, name: &Path, flags: OFlag) -> Result<File, RootError> {
+        let flags = flags | OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        openat(&self.fd, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)
+            .map(File::from)
+            .map_err(|errno| self.failed("create", name, errno))
+    }
+
+    fn write(&self, name: &Path, mut file: File, content: &[u8]) -> Result<Written, RootError> {
+        let path = self.shown(name);
+        match file.write_all(content) {
+            Ok(()) => Ok(Written { file, path }),
+            Err(source) => Err(RootError::Io { action: "write", path, source }),
+        }
+    }
+
+    /// Gives the file that was read its owner and mode, durably. Another one that has taken its name
+    /// since is not touched: it might be anyone's.
+    pub fn mend(
         &self,
-        name: &Path,
-        fd: OwnedFd,
-        content: &[u8],
+        name: impl AsRef<Path>,
+        seen: &Meta,
         mode: u32,
         ids: Option<Ids>,
     ) -> Result<(), RootError> {
-        let mut file = File::from(fd);
-        self.set(name, &file, mode, ids)?;
-        file.write_all(content).and_then(|()| file.sync_all()).map_err(|source| RootError::Io {
-            action: "write",
-            path: self.shown(name),
-            source,
-        })
-    }
-
-    /// Gives a regular file its owner and mode, durably. The owner first: with the new mode the old
-    /// owner's group might read.
-    pub fn mend(&self, name: impl AsRef<Path>, mode: u32, ids: Option<Ids>) -> Result<(), RootError> {
         let name = name.as_ref();
         let flags = TO_READ | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file = openat(&self.fd, name, flags, Mode::empty())
             .map(File::from)
             .map_err(|errno| self.failed("open", name, errno))?;
+        let stat = fstat(&file).map_err(|errno| self.failed("look at", name, errno))?;
+        if !Meta::of(&stat).is_same(seen) {
+            return Err(self.failed("change the mode of", name, Errno::EBUSY));
+        }
         self.set(name, &file, mode, ids)?;
         fsync(&file).map_err(|errno| self.failed("write", name, errno))
     }
 
+    /// The owner first: with the new mode the old owner's group might read.
     fn set(&self, name: &Path, file: &File, mode: u32, ids: Option<Ids>) -> Result<(), RootError> {
         if let Some(ids) = ids {
             fchown(file, Some(ids.user.into()), Some(ids.group.into()))
@@ -272,7 +225,7 @@ impl Dir {
         self.rename(&draft, name)
     }
 
-    /// Writes what is to stand at a name beside it, and says under which name.
+    /// Writes what is to stand at a name beside it, durably, and says under which name.
     pub fn draft(
         &self,
         name: impl AsRef<Path>,
@@ -282,8 +235,12 @@ impl Dir {
     ) -> Result<OsString, RootError> {
         let draft = beside(name.as_ref());
         self.remove(&draft)?;
-        self.write_new(&draft, content, mode, ids)?;
-        Ok(draft)
+        let synced = self.write_new(&draft, content, mode, ids)?.sync();
+        if synced.is_err() {
+            // The first failure is the one to report.
+            self.remove(&draft).ok();
+        }
+        synced.map(|()| draft)
     }
 
     /// Puts a link at a name at once, whatever stood there; durable after [`Dir::sync`].
@@ -293,6 +250,15 @@ impl Dir {
         symlinkat(target.as_ref(), &self.fd, draft.as_os_str())
             .map_err(|errno| self.failed("create link", &draft, errno))?;
         self.rename(&draft, name)
+    }
+
+    /// Whether a link could be put at a name: makes one beside it and removes it.
+    pub fn try_link(&self, name: impl AsRef<Path>) -> Result<(), RootError> {
+        let draft = beside(name.as_ref());
+        self.remove(&draft)?;
+        symlinkat("nowhere", &self.fd, draft.as_os_str())
+            .map_err(|errno| self.failed("create link", &draft, errno))?;
+        self.remove(draft).map(drop)
     }
 
     /// Gives a file a second name; `false` if that is taken.
@@ -339,14 +305,6 @@ impl Dir {
         Ok(names)
     }
 
-    /// Opens a file to hold a lock on, mode 0644, made where it is missing.
-    pub fn open_lock(&self, name: impl AsRef<Path>) -> Result<File, RootError> {
-        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        openat(&self.fd, name.as_ref(), flags, Mode::from_bits_truncate(0o644))
-            .map(File::from)
-            .map_err(|errno| self.failed("create", name, errno))
-    }
-
     /// Sets its own mode.
     pub fn set_mode(&self, mode: u32) -> Result<(), RootError> {
         fchmod(&self.fd, Mode::from_bits_truncate(mode))
@@ -376,31 +334,25 @@ impl Dir {
     }
 }
 
+/// A file that was written and may not be on disk yet.
+#[derive(Debug)]
+#[must_use = "what is not synced may be gone after a power cut"]
+pub struct Written {
+    file: File,
+    path: PathBuf,
+}
+
+impl Written {
+    /// Waits until it is on disk, fsync(2). A full disk may show only now.
+    pub fn sync(self) -> Result<(), RootError> {
+        self.file.sync_all().map_err(|source| RootError::Io { action: "write", path: self.path, source })
+    }
+}
+
 /// One fixed name: whoever writes holds the lock, and a leftover of a crash is removed by the next.
 fn beside(name: &Path) -> OsString {
     let mut draft = OsString::from(".");
     draft.push(name);
     draft.push(OsStr::from_bytes(b".nodecert-new"));
     draft
-}
-
-/// Reads what was opened, if it is a regular file. The buffer is made in one go: growing it would
-/// leave pieces of a key behind.
-pub(super) fn read_all(fd: OwnedFd, path: PathBuf, limit: usize) -> Result<Read, RootError> {
-    let file = File::from(fd);
-    let stat = fstat(&file).map_err(|errno| RootError::io("look at", &path, errno))?;
-    let meta = Meta::of(&stat);
-    if meta.kind != Kind::Regular {
-        return Err(RootError::NotRegular { path, kind: meta.kind });
-    }
-    let size = usize::try_from(meta.size).unwrap_or(usize::MAX);
-    if size > limit {
-        return Err(RootError::TooLarge { path, limit });
-    }
-    let mut content = Zeroizing::new(Vec::with_capacity(size + 1));
-    match file.take(limit as u64 + 1).read_to_end(&mut content) {
-        Ok(length) if length > limit => Err(RootError::TooLarge { path, limit }),
-        Ok(_) => Ok(Read { content, meta }),
-        Err(source) => Err(RootError::Io { action: "read", path, source }),
-    }
 }

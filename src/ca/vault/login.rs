@@ -1,171 +1,17 @@
-//! How a host proves to Vault who it is: a ladder of ways, tried in order.
+//! How a host proves to Vault who it is: up the ladder, one login a run.
 
-use std::fmt;
 use std::sync::Arc;
 
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{TOKEN, Vault, is_segment, span_of};
+use super::rung::{AppRole, Cert, Rung};
+use super::{TOKEN, Vault};
+use crate::ca::CaError;
+use crate::ca::text::one_line;
 use crate::ca::wire::Wire;
-use crate::ca::{CaError, Faults};
-use crate::setting::{At, Name, Secret, SecretSource};
-
-/// One entry of `auth`, as it is written.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[allow(missing_docs, reason = "packaging/config.toml is their reference")]
-pub struct RungTable {
-    pub token: Option<SecretSource>,
-    pub approle: Option<AppRole>,
-    pub cert: Option<Cert>,
-    pub jwt: Option<Jwt>,
-}
-
-/// A way to log in.
-#[derive(Debug, Clone)]
-pub enum Rung {
-    /// A token that someone else made; it is not revoked at the end.
-    Token(SecretSource),
-    /// AppRole: role_id and secret_id.
-    AppRole(AppRole),
-    /// A certificate that this host holds.
-    Cert(Cert),
-    /// A signed statement of a third party.
-    Jwt(Jwt),
-}
-
-/// `{ approle = { … } }`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[allow(missing_docs, reason = "packaging/config.toml is their reference")]
-pub struct AppRole {
-    pub role_id: String,
-    pub secret_id: SecretSource,
-    #[serde(default)]
-    pub wrapped: bool,
-    #[serde(default = "approle")]
-    pub mount: String,
-}
-
-/// `{ cert = { … } }`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[allow(missing_docs, reason = "packaging/config.toml is their reference")]
-pub struct Cert {
-    pub certificate: At<Name>,
-    pub role: Option<String>,
-    #[serde(default = "cert")]
-    pub mount: String,
-}
-
-/// `{ jwt = { … } }`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[allow(missing_docs, reason = "packaging/config.toml is their reference")]
-pub struct Jwt {
-    pub role: String,
-    pub jwt: SecretSource,
-    #[serde(default = "jwt")]
-    pub mount: String,
-}
-
-fn approle() -> String {
-    "approle".to_owned()
-}
-
-fn cert() -> String {
-    "cert".to_owned()
-}
-
-fn jwt() -> String {
-    "jwt".to_owned()
-}
-
-/// Reads the ladder; `None` where a fault was added.
-pub(super) fn rungs(auth: Option<At<Vec<At<RungTable>>>>, faults: &mut Faults<'_>) -> Option<Vec<Rung>> {
-    let span = span_of(auth.as_ref());
-    let tables = auth.map(At::into_inner).unwrap_or_default();
-    if tables.is_empty() {
-        faults.add(span, "has no auth; write auth = [{ approle = { role_id = \"…\", secret_id = { file = \"…\" } } }], or token, cert, jwt");
-        return None;
-    }
-    let rungs: Vec<_> = tables
-        .into_iter()
-        .filter_map(|table| {
-            let span = table.span();
-            rung(table.into_inner()).map_err(|why| faults.add(Some(span), why)).ok()
-        })
-        .collect();
-    if rungs.iter().filter(|rung| rung.is_wrapped()).count() > 1 {
-        faults.add(span, "has two wrapped secrets in auth; what is unwrapped is kept, and only one can be");
-        return None;
-    }
-    Some(rungs)
-}
-
-fn rung(table: RungTable) -> Result<Rung, String> {
-    let rung = match table {
-        RungTable { token: Some(token), approle: None, cert: None, jwt: None } => Rung::Token(token),
-        RungTable { token: None, approle: Some(approle), cert: None, jwt: None } => Rung::AppRole(approle),
-        RungTable { token: None, approle: None, cert: Some(cert), jwt: None } => Rung::Cert(cert),
-        RungTable { token: None, approle: None, cert: None, jwt: Some(jwt) } => Rung::Jwt(jwt),
-        _ => {
-            return Err(
-                "has an auth entry that is not exactly one of token, approle, cert and jwt".to_owned()
-            );
-        }
-    };
-    match rung.mount() {
-        Some(mount) if !mount.split('/').all(is_segment) => Err(format!(
-            "has the faulty auth mount {mount:?}; write it without auth/ and outer slashes, such as \"approle\""
-        )),
-        _ => Ok(rung),
-    }
-}
-
-impl Rung {
-    pub(super) fn secret(&self) -> Option<&SecretSource> {
-        match self {
-            Self::Token(secret) => Some(secret),
-            Self::AppRole(approle) => Some(&approle.secret_id),
-            Self::Cert(_) => None,
-            Self::Jwt(jwt) => Some(&jwt.jwt),
-        }
-    }
-
-    pub(super) fn certificate(&self) -> Option<&At<Name>> {
-        match self {
-            Self::Cert(cert) => Some(&cert.certificate),
-            _ => None,
-        }
-    }
-
-    pub(super) fn is_wrapped(&self) -> bool {
-        matches!(self, Self::AppRole(approle) if approle.wrapped)
-    }
-
-    fn mount(&self) -> Option<&str> {
-        match self {
-            Self::Token(_) => None,
-            Self::AppRole(approle) => Some(&approle.mount),
-            Self::Cert(cert) => Some(&cert.mount),
-            Self::Jwt(jwt) => Some(&jwt.mount),
-        }
-    }
-}
-
-impl fmt::Display for Rung {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Token(secret) => write!(f, "token of {secret}"),
-            Self::AppRole(approle) => write!(f, "AppRole (auth/{})", approle.mount),
-            Self::Cert(cert) => write!(f, "certificate {} (auth/{})", cert.certificate.get_ref(), cert.mount),
-            Self::Jwt(jwt) => write!(f, "JWT (auth/{})", jwt.mount),
-        }
-    }
-}
+use crate::setting::Secret;
 
 /// What we are known by for the rest of the run.
 #[derive(Debug, Clone)]
@@ -207,7 +53,9 @@ impl Vault {
                     return Ok(token);
                 }
                 Err(Missed::Absent(why)) => reasons.push(format!("{rung}: {why}")),
-                Err(Missed::Error(error)) if error.is_temporary() || self.settings.auth.len() == 1 => {
+                Err(Missed::Error(error))
+                    if error.is_temporary() || error.is_fault() || self.settings.auth.len() == 1 =>
+                {
                     return Err(error);
                 }
                 Err(Missed::Error(error)) => {
@@ -283,13 +131,17 @@ impl Vault {
                 Err(error) => return Err(error.into()),
             },
         };
-        match (wrapping(), kept) {
-            (Ok(wrapping), _) => {
-                let secret_id = self.unwrap(approle, wrapping).await?;
-                Ok(self.approle(approle, &secret_id).await?)
+        let secret_id = match wrapping() {
+            Ok(wrapping) => self.unwrap(approle, wrapping).await.map_err(Missed::from),
+            Err(absent) => Err(absent),
+        };
+        match (secret_id, kept) {
+            (Ok(secret_id), _) => Ok(self.approle(approle, &secret_id).await?),
+            // The wrapping is spent because an earlier run of ours opened it; the kept secret is the matter.
+            (Err(Missed::Absent(_) | Missed::Error(CaError::Refused { .. })), Some(refused)) => {
+                Err(refused.into())
             }
-            (Err(_), Some(refused)) => Err(refused.into()),
-            (Err(absent), None) => Err(absent),
+            (Err(missed), _) => Err(missed),
         }
     }
 
@@ -319,19 +171,11 @@ impl Vault {
         if self.made_by(approle, &lookup.data.creation_path) {
             return Ok(());
         }
-        Err(CaError::Refused {
+        Err(CaError::Exchanged {
             ca: self.ca.clone(),
-            asked: "unwrap the secret_id".to_owned(),
-            url: answer.url,
-            said: format!(
-                "nothing, for we did not ask: the token wraps what was made by {:?}, not by auth/{}/role/…/secret-id",
-                crate::ca::wire::one_line(&lookup.data.creation_path),
-                approle.mount
-            ),
-            advice: format!(
-                "it may have been exchanged on its way; find out, then make a new one: {}",
-                make_new(approle)
-            ),
+            found: one_line(&lookup.data.creation_path),
+            wanted: format!("auth/{}/role/ROLE/secret-id", approle.mount),
+            advice: format!("make a new one: {}", make_new(approle)),
         })
     }
 

@@ -1,0 +1,115 @@
+//! Why nothing was done, or one thing was not: with the exit code it asks for.
+
+use std::sync::Arc;
+
+use crate::bundle::Rejected;
+use crate::ca::CaError;
+use crate::ca::local::LocalError;
+use crate::config::Faults;
+use crate::disk::DiskError;
+use crate::facts::FactsError;
+use crate::key::KeyError;
+use crate::render::RenderError;
+use crate::report::{Exit, Trouble, chain};
+use crate::setting::Name;
+use crate::trust::TrustError;
+
+/// Why a command did nothing at all.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration is faulty.
+    #[error("{0}")]
+    Config(Faults),
+    /// The host does not know its own name, or the like.
+    #[error("cannot tell what is true of this host")]
+    Facts(#[source] FactsError),
+    /// Files that every command needs cannot be read or written.
+    #[error("nothing was done")]
+    Disk(#[source] DiskError),
+    /// A name on the command line that is not in the configuration.
+    #[error("there is no certificate or component {name}: there are {there}")]
+    Unknown {
+        /// What was asked for.
+        name: Name,
+        /// What there is.
+        there: String,
+    },
+}
+
+impl Error {
+    /// The exit code it asks for.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Config(_) => Exit::Config,
+            Self::Unknown { .. } => Exit::Usage,
+            Self::Facts(error) if error.is_temporary() => Exit::Temporary,
+            Self::Facts(_) => Exit::Config,
+            Self::Disk(error) => exit_of(error),
+        }
+    }
+}
+
+/// Why one certificate or file was not brought to what it should be.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(super) enum Failure {
+    #[error(transparent)]
+    Ca(Arc<CaError>),
+    #[error(
+        "CA {ca} signed a certificate that is not the one asked for, and it was not installed: {why}{hint}"
+    )]
+    Rejected { ca: Name, why: Rejected, hint: String },
+    #[error("cannot know the certificates of CA {ca}")]
+    Anchors { ca: Name, source: Arc<TrustError> },
+    #[error("CA {ca} cannot be used: there is no file {path}; put the CA's certificates there")]
+    NoAnchorFile { ca: Name, path: String },
+    #[error("the embedded CA {ca} cannot be used")]
+    Local { ca: Name, source: Arc<LocalError> },
+    #[error(transparent)]
+    Disk(Arc<DiskError>),
+    #[error("cannot make a key")]
+    Key(#[source] Arc<KeyError>),
+    #[error("cannot render it")]
+    Render(#[source] Arc<RenderError>),
+    #[error("waits for {0}")]
+    Waits(String),
+}
+
+impl Failure {
+    pub(super) fn trouble(&self) -> Trouble {
+        Trouble { message: chain(self), exit: self.exit() }
+    }
+
+    pub(super) fn exit(&self) -> Exit {
+        match self {
+            Self::Ca(error) if error.is_temporary() => Exit::Temporary,
+            // A certificate that begins later than now speaks of a clock, here or there, that is wrong.
+            Self::Rejected { why: Rejected::NotYetValid { .. }, .. } | Self::Waits(_) => Exit::Temporary,
+            Self::Ca(_) | Self::Rejected { .. } | Self::Anchors { .. } => Exit::Refused,
+            Self::NoAnchorFile { .. } | Self::Render(_) => Exit::Config,
+            Self::Disk(error) => exit_of(error),
+            Self::Key(_) | Self::Local { .. } => Exit::Fault,
+        }
+    }
+}
+
+fn exit_of(error: &DiskError) -> Exit {
+    if error.is_temporary() { Exit::Temporary } else { Exit::Fault }
+}
+
+impl From<DiskError> for Failure {
+    fn from(error: DiskError) -> Self {
+        Self::Disk(Arc::new(error))
+    }
+}
+
+impl From<Arc<CaError>> for Failure {
+    fn from(error: Arc<CaError>) -> Self {
+        Self::Ca(error)
+    }
+}
+
+impl From<KeyError> for Failure {
+    fn from(error: KeyError) -> Self {
+        Self::Key(Arc::new(error))
+    }
+}

@@ -1,0 +1,305 @@
+//! What is wanted and what is there, without changing anything or asking anyone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::failure::{Error, Failure};
+use super::{AS_CONFIGURED, TEXT, World};
+use crate::bundle::Bundle;
+use crate::ca;
+use crate::certificate::{Certificate, Owner};
+use crate::config::{self, Config, Faults, Text};
+use crate::disk::{self, DiskError};
+use crate::facts::{self, Facts};
+use crate::file::{Content, File};
+use crate::node::{self, Node, TrustFile};
+use crate::plan::{self, Verdict};
+use crate::render;
+use crate::report::{Action, CertificateLine, FileLine, chain};
+use crate::root::Root;
+use crate::setting::Name;
+use crate::trust::{AnchorSource, Anchors};
+
+/// What is wanted and what is there: the ground of every command. Nothing was changed, no one was asked.
+#[derive(Debug)]
+pub struct Survey {
+    /// What is true of the host.
+    pub facts: Facts,
+    /// What the host is to hold.
+    pub node: Node,
+    pub(super) config: Config,
+    pub(super) anchors: BTreeMap<Name, Result<Option<Anchors>, Failure>>,
+    pub(super) verdicts: BTreeMap<Name, Verdict>,
+    pub(super) drifts: BTreeMap<Name, Vec<String>>,
+    pub(super) cloned: bool,
+    pub(super) now: SystemTime,
+}
+
+/// Reads configuration, facts and disk, and judges what is held.
+pub fn survey(world: &World, force: bool) -> Result<Survey, Error> {
+    let config = load(world)?;
+    let facts = gather(world, &config)?;
+    let present = disk::present(&world.root, &node::probes(&config)).map_err(Error::Disk)?;
+    let node = node::expand(&config, &facts, &present).map_err(Error::Config)?;
+    let cloned = is_cloned(&world.root, &facts).map_err(Error::Disk)?;
+    let anchors =
+        config.cas.iter().map(|(name, ca)| (name.clone(), known_anchors(&world.root, name, ca))).collect();
+    let mut survey = Survey {
+        facts,
+        node,
+        config,
+        anchors,
+        verdicts: BTreeMap::new(),
+        drifts: BTreeMap::new(),
+        cloned,
+        now: world.clock.now(),
+    };
+    for certificate in survey.node.certificates.values() {
+        let verdict = survey.verdict(world, certificate, force).map_err(Error::Disk)?;
+        if let Verdict::Keep(bundle) | Verdict::Renew(bundle, _) = &verdict {
+            let drift = disk::drift(&world.root, certificate, bundle, survey.now).map_err(Error::Disk)?;
+            survey.drifts.insert(certificate.name.clone(), drift);
+        }
+        survey.verdicts.insert(certificate.name.clone(), verdict);
+    }
+    Ok(survey)
+}
+
+/// Reads the configuration: one file as the caller sees it, or the files below the root.
+fn load(world: &World) -> Result<Config, Error> {
+    let texts = match &world.config {
+        Some(path) => {
+            let (text, private) = disk::read_outside(path).map_err(Error::Disk)?;
+            vec![Text { path: path.clone(), text, private }]
+        }
+        None => texts(&world.root)?,
+    };
+    config::parse(texts).map_err(Error::Config)
+}
+
+fn texts(root: &Root) -> Result<Vec<Text>, Error> {
+    let mut paths = vec![PathBuf::from(config::MAIN)];
+    let listed =
+        config::DROP_INS.map(|directory| (directory, disk::list_dropins(root, Path::new(directory))));
+    let listed = listed.into_iter().map(|(directory, names)| Ok((directory, names.map_err(Error::Disk)?)));
+    paths.extend(config::order(listed.collect::<Result<Vec<_>, Error>>()?));
+    let mut texts = Vec::new();
+    for path in paths {
+        if let Some((text, private)) = disk::read_text(root, &path, TEXT).map_err(Error::Disk)? {
+            texts.push(Text { path, text, private });
+        }
+    }
+    if texts.is_empty() {
+        let message =
+            format!("there is no configuration: write {}, or name a file with --config", config::MAIN);
+        return Err(Error::Config(Faults::plain(vec![message])));
+    }
+    Ok(texts)
+}
+
+fn gather(world: &World, config: &Config) -> Result<Facts, Error> {
+    let sources = facts::Sources::read(|path| {
+        disk::read_text(&world.root, Path::new(path), TEXT).ok()?.map(|(text, _)| text)
+    });
+    facts::gather(&config.node, &world.host, &sources).map_err(Error::Facts)
+}
+
+/// What is detected of this host, under the configuration's `[node]`, if there is a configuration.
+pub fn detect(world: &World) -> Result<Facts, Error> {
+    match load(world) {
+        Ok(config) => gather(world, &config),
+        Err(Error::Config(faults)) if world.config.is_some() => Err(Error::Config(faults)),
+        Err(_) => {
+            let config = config::parse(Vec::new()).map_err(Error::Config)?;
+            gather(world, &config)
+        }
+    }
+}
+
+pub(super) const MACHINE: &str = "machine-id";
+
+/// State that was made on another machine came here by copying a disk: its keys are someone else's too.
+fn is_cloned(root: &Root, facts: &Facts) -> Result<bool, DiskError> {
+    let Some(here) = &facts.machine_id else { return Ok(false) };
+    let made = disk::read_state(root, MACHINE)?;
+    Ok(made.is_some_and(|made| made.trim() != here.value))
+}
+
+pub(super) fn anchor_state(ca: &Name) -> String {
+    format!("anchors/{ca}.pem")
+}
+
+/// What is known of a CA's anchors without asking it.
+fn known_anchors(root: &Root, name: &Name, ca: &ca::Settings) -> Result<Option<Anchors>, Failure> {
+    let parse = |text: &str| Anchors::parse(text.as_bytes());
+    let failed = |source| Failure::Anchors { ca: name.clone(), source: Arc::new(source) };
+    match ca.anchors() {
+        Some(AnchorSource::File(path)) => match disk::read_text(root, path, TEXT)? {
+            Some((text, _)) => parse(&text).map(Some).map_err(failed),
+            None => Err(Failure::NoAnchorFile { ca: name.clone(), path: path.display().to_string() }),
+        },
+        Some(AnchorSource::Pins(pins)) => {
+            let known = disk::read_state(root, &anchor_state(name))?.and_then(|text| parse(&text).ok());
+            Ok(known.and_then(|known| Anchors::pinned(known.certificates(), pins).ok()))
+        }
+        // What is damaged here is asked for again.
+        Some(AnchorSource::Published) | None => {
+            Ok(disk::read_state(root, &anchor_state(name))?.and_then(|text| parse(&text).ok()))
+        }
+    }
+}
+
+impl Survey {
+    pub(super) fn verdict(
+        &self,
+        world: &World,
+        certificate: &Certificate,
+        force: bool,
+    ) -> Result<Verdict, DiskError> {
+        let held = disk::held(&world.root, certificate)?;
+        let anchors = self.anchors.get(&certificate.ca).and_then(|known| known.as_ref().ok()?.as_ref());
+        Ok(plan::decide(certificate, held, anchors, self.cloned, force, self.now))
+    }
+
+    /// The certificates that names stand for; all if there is none.
+    pub(super) fn asked(&self, only: &[Name]) -> Result<BTreeSet<Name>, Error> {
+        if only.is_empty() {
+            return Ok(self.node.certificates.keys().cloned().collect());
+        }
+        let mut asked = BTreeSet::new();
+        for name in only {
+            match self.node.components.get(name.as_str()) {
+                Some(certificates) => asked.extend(certificates.iter().cloned()),
+                None if self.node.certificates.contains_key(name) => drop(asked.insert(name.clone())),
+                None => return Err(self.unknown(name)),
+            }
+        }
+        Ok(asked)
+    }
+
+    fn unknown(&self, name: &Name) -> Error {
+        let certificates = self.node.certificates.keys().map(Name::as_str);
+        let there: Vec<_> = certificates.chain(self.node.components.keys().copied()).collect();
+        Error::Unknown { name: name.clone(), there: there.join(", ") }
+    }
+
+    pub(super) fn is_to_get(&self, name: &Name, missing: bool) -> bool {
+        match self.verdicts.get(name) {
+            Some(Verdict::Obtain(..)) => true,
+            Some(Verdict::Renew(..)) => !missing,
+            Some(Verdict::Keep(_)) | None => false,
+        }
+    }
+
+    pub(super) fn bundle(&self, name: &Name) -> Option<&Bundle> {
+        self.verdicts.get(name).and_then(Verdict::bundle)
+    }
+
+    /// Whether a file goes with one of these certificates.
+    pub(super) fn belongs(&self, path: &Path, asked: &BTreeSet<Name>) -> bool {
+        let trusts = self.node.trusts.iter().map(|trust| (&trust.path, &trust.certificates));
+        let files = self.node.files.iter().map(|file| (&file.path, &file.needs));
+        trusts
+            .chain(files)
+            .any(|(there, names)| there == path && names.iter().any(|name| asked.contains(name)))
+    }
+
+    pub(super) fn line(&self, certificate: &Certificate) -> CertificateLine {
+        let verdict = self.verdicts.get(&certificate.name);
+        let drift = self.drifts.get(&certificate.name).map(Vec::as_slice).unwrap_or_default();
+        let leaf = verdict.and_then(Verdict::pair).map(|pair| pair.leaf().clone());
+        let (action, reason) = match verdict.and_then(Verdict::reason) {
+            Some(reason) => (Action::Obtain, reason.to_string()),
+            None if !drift.is_empty() => (Action::Repair, drift.join("; ")),
+            None => (Action::Keep, AS_CONFIGURED.to_owned()),
+        };
+        CertificateLine {
+            name: certificate.name.clone(),
+            ca: certificate.ca.clone(),
+            state: verdict.map_or("missing", Verdict::state),
+            action,
+            reason,
+            changed: false,
+            trouble: self
+                .anchors
+                .get(&certificate.ca)
+                .and_then(|known| known.as_ref().err())
+                .map(Failure::trouble),
+            renew_after: leaf.as_ref().map(|leaf| certificate.due_at(leaf)),
+            leaf,
+            paths: self.paths(certificate),
+        }
+    }
+
+    fn paths(&self, certificate: &Certificate) -> Vec<(&'static str, PathBuf)> {
+        let mut paths = certificate.place.paths();
+        paths.extend(certificate.trust.iter().map(|path| ("ca", path.clone())));
+        paths
+    }
+
+    /// The anchors that a trust file is to hold, if all are known.
+    pub(super) fn trusted(&self, trust: &TrustFile) -> Option<Anchors> {
+        let mut anchors = Anchors::default();
+        for ca in &trust.cas {
+            anchors.join(self.anchors.get(ca)?.as_ref().ok()?.as_ref()?);
+        }
+        Some(anchors)
+    }
+
+    pub(super) fn trust_line(&self, world: &World, trust: &TrustFile) -> FileLine {
+        let difference = match self.trusted(trust) {
+            Some(anchors) => {
+                disk::trust_is(&world.root, &trust.path, &anchors, &Owner::default(), trust.replace)
+                    .map_err(Failure::from)
+            }
+            None => disk::present(&world.root, std::slice::from_ref(&trust.path)).map_err(Failure::from).map(
+                |there| {
+                    let why = if there.is_empty() {
+                        disk::ABSENT
+                    } else {
+                        "the CA's certificates are not known yet"
+                    };
+                    Some(why.to_owned())
+                },
+            ),
+        };
+        file_line("ca".to_owned(), &trust.path, difference)
+    }
+
+    pub(super) fn file_line(&self, world: &World, file: &File) -> FileLine {
+        let difference = self
+            .rendered(world, file)
+            .and_then(|text| Ok(disk::differs(&world.root, file, text.as_bytes())?));
+        let mut line = file_line(file.name.to_string(), &file.path, difference);
+        let waits: Vec<_> =
+            file.needs.iter().filter(|need| self.bundle(need).is_none()).map(Name::as_str).collect();
+        if !waits.is_empty() && line.action != Action::Keep {
+            line.reason = format!("{}; waits for {}", line.reason, waits.join(" and "));
+        }
+        line
+    }
+
+    pub(super) fn rendered(&self, world: &World, file: &File) -> Result<String, Failure> {
+        let template = match &file.content {
+            Content::Template(path) => match disk::read_text(&world.root, path, TEXT)? {
+                Some((text, _)) => text,
+                None => return Err(DiskError::Missing { path: path.clone() }.into()),
+            },
+            _ => String::new(),
+        };
+        let rendered = render::render(&file.content, &template, &node::scope(&self.facts));
+        rendered.map_err(|error| Failure::Render(Arc::new(error)))
+    }
+}
+
+fn file_line(name: String, path: &Path, difference: Result<Option<String>, Failure>) -> FileLine {
+    let (action, reason, trouble) = match difference {
+        Ok(None) => (Action::Keep, AS_CONFIGURED.to_owned(), None),
+        Ok(Some(why)) if why == disk::ABSENT => (Action::Obtain, why, None),
+        Ok(Some(why)) => (Action::Repair, why, None),
+        Err(failure) => (Action::Blocked, chain(&failure), Some(failure.trouble())),
+    };
+    FileLine { name, path: path.to_owned(), action, reason, changed: false, trouble }
+}

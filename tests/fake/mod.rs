@@ -1,0 +1,583 @@
+//! A CA for tests that does what a real one will not: an HTTPS server on loopback that speaks enough of
+//! the Vault API, and misbehaves as told.
+
+#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test uses a part of it")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test stops where it breaks")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DnType, IsCa,
+    KeyPair, KeyUsagePurpose,
+};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer};
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+
+pub const MOUNT: &str = "etcd/prod/pki";
+pub const ROLE: &str = "member";
+pub const ROLE_ID: &str = "host-role";
+pub const SECRET_ID: &str = "host-secret";
+pub const JWT: &str = "a.good.jwt";
+/// A token that needs no login.
+pub const TOKEN: &str = "given-token";
+
+const DAY: time::Duration = time::Duration::days(1);
+
+/// How the CA misbehaves.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Fault {
+    // in what is signed
+    WrongKey,
+    MissingSan,
+    OtherCommonName,
+    DroppedO,
+    ExtraO,
+    OtherCa,
+    Expired,
+    NotYetValid,
+    Short,
+    NoEku,
+    CaTrueLeaf,
+    // in how it is said
+    TruncatedPem,
+    NotPem,
+    Html200,
+    Empty204,
+    HugeBody,
+    EndlessBody,
+    Redirect(String),
+    // in whether it is said
+    Hang,
+    HalfClosed,
+    Dropped,
+    Status(u16, Option<String>, &'static str),
+}
+
+/// One request as the server saw it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Seen {
+    pub method: String,
+    pub path: String,
+    pub token: Option<String>,
+    pub namespace: Option<String>,
+    pub body: Value,
+    pub at: Instant,
+}
+
+type Authority = CertifiedIssuer<'static, KeyPair>;
+
+/// A root and the intermediate that signs.
+pub struct Pki {
+    pub root: Authority,
+    pub issuing: Authority,
+}
+
+impl Pki {
+    pub fn new(name: &str) -> Self {
+        let root = Authority::self_signed(ca_params(&format!("{name} root")), key()).unwrap();
+        let issuing = Authority::signed_by(ca_params(&format!("{name} issuing")), key(), &root).unwrap();
+        Self { root, issuing }
+    }
+
+    fn chain(&self) -> Vec<String> {
+        vec![self.issuing.pem(), self.root.pem()]
+    }
+}
+
+fn key() -> KeyPair {
+    KeyPair::generate().unwrap()
+}
+
+fn ca_params(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.not_before = OffsetDateTime::now_utc() - DAY;
+    params.not_after = OffsetDateTime::now_utc() + 3650 * DAY;
+    params
+}
+
+/// The server. It ends when it is dropped.
+pub struct Fake {
+    pub url: String,
+    address: SocketAddr,
+    state: Arc<State>,
+}
+
+struct State {
+    tls: Pki,
+    server_leaf: CertificateDer<'static>,
+    signing: Pki,
+    other: Pki,
+    has_issuer: AtomicBool,
+    script: Mutex<Vec<Scripted>>,
+    seen: Mutex<Vec<Seen>>,
+    connections: AtomicUsize,
+    tokens: Mutex<BTreeSet<String>>,
+    secret_ids: Mutex<BTreeSet<String>>,
+    wrappings: Mutex<BTreeMap<String, (String, String)>>,
+    counter: AtomicUsize,
+    stop: AtomicBool,
+}
+
+struct Scripted {
+    path: String,
+    fault: Fault,
+    times: usize,
+}
+
+impl Fake {
+    /// Starts on a free port of 127.0.0.1.
+    pub fn start() -> Self {
+        Self::start_on("127.0.0.1")
+    }
+
+    /// Starts on another address; its certificate is for 127.0.0.1 and localhost all the same.
+    pub fn start_on(ip: &str) -> Self {
+        let listener = TcpListener::bind((ip, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (tls, signing, other) = (Pki::new("tls"), Pki::new("etcd"), Pki::new("stranger"));
+        let server_key = key();
+        let mut params =
+            CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+        params.not_before = OffsetDateTime::now_utc() - DAY;
+        params.not_after = OffsetDateTime::now_utc() + 30 * DAY;
+        let server_leaf = params.signed_by(&server_key, &tls.issuing).unwrap().der().clone();
+        let config = server_config(&tls, &signing, &server_leaf, &server_key);
+        let state = Arc::new(State {
+            tls,
+            server_leaf,
+            signing,
+            other,
+            has_issuer: AtomicBool::new(true),
+            script: Mutex::default(),
+            seen: Mutex::default(),
+            connections: AtomicUsize::new(0),
+            tokens: Mutex::new([TOKEN.to_owned()].into()),
+            secret_ids: Mutex::new([SECRET_ID.to_owned()].into()),
+            wrappings: Mutex::default(),
+            counter: AtomicUsize::new(0),
+            stop: AtomicBool::new(false),
+        });
+        let shared = state.clone();
+        thread::spawn(move || accept(&listener, &config, &shared));
+        Self { url: format!("https://{address}"), address, state }
+    }
+
+    /// The root that the server's own certificate leads to.
+    pub fn tls_pem(&self) -> String {
+        self.state.tls.root.pem()
+    }
+
+    /// The certificates that the server sends: leaf, then intermediate.
+    pub fn presented(&self) -> [CertificateDer<'static>; 2] {
+        [self.state.server_leaf.clone(), self.state.tls.issuing.der().clone()]
+    }
+
+    pub fn tls_root(&self) -> CertificateDer<'static> {
+        self.state.tls.root.der().clone()
+    }
+
+    /// The root of what it signs.
+    pub fn anchors_pem(&self) -> String {
+        self.state.signing.root.pem()
+    }
+
+    /// What it signs with, to make certificates aside from the server.
+    pub fn signing(&self) -> &Pki {
+        &self.state.signing
+    }
+
+    /// From now on every request whose path holds `path` meets the fault, so many times.
+    pub fn misbehave(&self, path: &str, fault: Fault, times: usize) {
+        self.state.script.lock().unwrap().push(Scripted { path: path.to_owned(), fault, times });
+    }
+
+    /// From now on it does its best.
+    pub fn behave(&self) {
+        self.state.script.lock().unwrap().clear();
+    }
+
+    /// A mount without a CA certificate.
+    pub fn lose_issuer(&self) {
+        self.state.has_issuer.store(false, Ordering::SeqCst);
+    }
+
+    /// Wraps a new secret_id; the path is what `sys/wrapping/lookup` will say.
+    pub fn wrap(&self, creation_path: &str) -> String {
+        let (token, secret_id) = (self.state.fresh("wrapping"), self.state.fresh("secret"));
+        self.state.secret_ids.lock().unwrap().insert(secret_id.clone());
+        let wrapped = (creation_path.to_owned(), secret_id);
+        self.state.wrappings.lock().unwrap().insert(token.clone(), wrapped);
+        token
+    }
+
+    /// A secret_id is good no more.
+    pub fn revoke_secret_id(&self, secret_id: &str) {
+        self.state.secret_ids.lock().unwrap().remove(secret_id);
+    }
+
+    /// The tokens that are good now, without the given one.
+    pub fn tokens(&self) -> usize {
+        self.state.tokens.lock().unwrap().len() - 1
+    }
+
+    pub fn seen(&self) -> Vec<Seen> {
+        self.state.seen.lock().unwrap().clone()
+    }
+
+    /// Method and path of each request.
+    pub fn asked(&self) -> Vec<String> {
+        self.seen().iter().map(|seen| format!("{} {}", seen.method, seen.path)).collect()
+    }
+
+    pub fn forget(&self) {
+        self.state.seen.lock().unwrap().clear();
+    }
+
+    pub fn connections(&self) -> usize {
+        self.state.connections.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.state.stop.store(true, Ordering::SeqCst);
+        // Wakes the accept loop.
+        let _ = TcpStream::connect(self.address);
+    }
+}
+
+impl State {
+    fn fresh(&self, kind: &str) -> String {
+        format!("{kind}-{}", self.counter.fetch_add(1, Ordering::SeqCst))
+    }
+
+    fn next_fault(&self, path: &str) -> Option<Fault> {
+        let mut script = self.script.lock().unwrap();
+        let scripted = script.iter_mut().find(|s| s.times > 0 && path.contains(&s.path))?;
+        scripted.times -= 1;
+        Some(scripted.fault.clone())
+    }
+}
+
+fn server_config(
+    tls: &Pki,
+    signing: &Pki,
+    leaf: &CertificateDer<'static>,
+    key: &KeyPair,
+) -> Arc<ServerConfig> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut clients = RootCertStore::empty();
+    clients.add(signing.root.der().clone()).unwrap();
+    let verifier = WebPkiClientVerifier::builder_with_provider(clients.into(), provider.clone())
+        .allow_unauthenticated()
+        .build()
+        .unwrap();
+    let key = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap();
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(vec![leaf.clone(), tls.issuing.der().clone()], key)
+        .unwrap();
+    Arc::new(config)
+}
+
+fn accept(listener: &TcpListener, config: &Arc<ServerConfig>, state: &Arc<State>) {
+    for stream in listener.incoming() {
+        if state.stop.load(Ordering::SeqCst) {
+            return;
+        }
+        let Ok(stream) = stream else { continue };
+        state.connections.fetch_add(1, Ordering::SeqCst);
+        let (config, state) = (config.clone(), state.clone());
+        thread::spawn(move || {
+            let _ = serve(stream, config, &state);
+        });
+    }
+}
+
+type Stream = StreamOwned<ServerConnection, TcpStream>;
+
+/// One connection, request after request, until either side ends it.
+fn serve(tcp: TcpStream, config: Arc<ServerConfig>, state: &State) -> io::Result<()> {
+    tcp.set_read_timeout(Some(Duration::from_secs(20)))?;
+    tcp.set_nodelay(true)?;
+    let connection = ServerConnection::new(config).map_err(io::Error::other)?;
+    let mut stream = StreamOwned::new(connection, tcp);
+    while let Some(seen) = read_request(&mut stream)? {
+        state.seen.lock().unwrap().push(seen.clone());
+        let fault = state.next_fault(&seen.path);
+        if !answer(&mut stream, state, &seen, fault)? {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+fn read_request(stream: &mut Stream) -> io::Result<Option<Seen>> {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        if head.len() > 64 * 1024 || stream.read(&mut byte)? == 0 {
+            return Ok(None);
+        }
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8_lossy(&head).into_owned();
+    let mut lines = head.lines();
+    let mut first = lines.next().unwrap_or_default().split(' ').map(str::to_owned);
+    let headers: BTreeMap<_, _> = lines
+        .filter_map(|line| line.split_once(": "))
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
+        .collect();
+    let length = headers.get("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body)?;
+    Ok(Some(Seen {
+        method: first.next().unwrap_or_default(),
+        path: first.next().unwrap_or_default(),
+        token: headers.get("x-vault-token").cloned(),
+        namespace: headers.get("x-vault-namespace").cloned(),
+        body: serde_json::from_slice(&body).unwrap_or(Value::Null),
+        at: Instant::now(),
+    }))
+}
+
+/// Answers; false where the connection is to end.
+fn answer(stream: &mut Stream, state: &State, seen: &Seen, fault: Option<Fault>) -> io::Result<bool> {
+    match fault {
+        Some(Fault::Html200) => write(stream, 200, "text/html", "", b"<html><b>Please log in</b></html>"),
+        Some(Fault::Empty204) => write(stream, 204, "", "", b""),
+        Some(Fault::HugeBody) => write(stream, 200, "application/json", "", &vec![b' '; 10 << 20]),
+        Some(Fault::EndlessBody) => endless(stream, state),
+        Some(Fault::Redirect(to)) => write(stream, 307, "", &format!("Location: {to}\r\n"), b""),
+        Some(Fault::Hang) => hang(state),
+        Some(Fault::HalfClosed) => half_close(stream),
+        Some(Fault::Dropped) => Ok(false),
+        Some(Fault::Status(code, retry_after, error)) => {
+            let header = retry_after.map(|after| format!("Retry-After: {after}\r\n")).unwrap_or_default();
+            let body = json!({ "errors": [error] }).to_string();
+            write(stream, code, "application/json", &header, body.as_bytes())
+        }
+        fault => {
+            let peer = stream.conn.peer_certificates().is_some();
+            let (code, body) = route(state, seen, peer, fault.as_ref());
+            let kind = if body.starts_with('{') { "application/json" } else { "application/pkix-cert" };
+            write(stream, code, kind, "", body.as_bytes())
+        }
+    }
+}
+
+fn write(stream: &mut Stream, code: u16, kind: &str, headers: &str, body: &[u8]) -> io::Result<bool> {
+    let kind = if kind.is_empty() { String::new() } else { format!("Content-Type: {kind}\r\n") };
+    let length = if code == 204 { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+    write!(stream, "HTTP/1.1 {code} X\r\n{kind}{headers}{length}\r\n")?;
+    stream.write_all(body)?;
+    stream.flush()?;
+    Ok(true)
+}
+
+/// A body without a length that does not end before 10 MB.
+fn endless(stream: &mut Stream, state: &State) -> io::Result<bool> {
+    write!(stream, "HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+    for _ in 0..160 {
+        if state.stop.load(Ordering::SeqCst) {
+            break;
+        }
+        write!(stream, "10000\r\n")?;
+        stream.write_all(&[b' '; 0x10000])?;
+        write!(stream, "\r\n")?;
+    }
+    Ok(false)
+}
+
+/// Says nothing for as long as any test waits.
+fn hang(state: &State) -> io::Result<bool> {
+    for _ in 0..3_000 {
+        if state.stop.load(Ordering::SeqCst) {
+            break;
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(false)
+}
+
+/// Begins an answer and closes its own half in the middle of it.
+fn half_close(stream: &mut Stream) -> io::Result<bool> {
+    write!(stream, "HTTP/1.1 200 X\r\nContent-Length: 5000\r\n\r\n{{\"data\":")?;
+    stream.flush()?;
+    stream.sock.shutdown(Shutdown::Write)?;
+    thread::sleep(Duration::from_millis(200));
+    Ok(false)
+}
+
+fn refuse(code: u16, error: &str) -> (u16, String) {
+    (code, json!({ "errors": [error] }).to_string())
+}
+
+fn route(state: &State, seen: &Seen, peer: bool, fault: Option<&Fault>) -> (u16, String) {
+    let Some(path) = seen.path.strip_prefix("/v1/") else { return refuse(404, "no such path") };
+    match path {
+        "auth/approle/login" => {
+            let good = seen.body["role_id"] == ROLE_ID
+                && state.secret_ids.lock().unwrap().contains(seen.body["secret_id"].as_str().unwrap_or(""));
+            log_in(state, good, "invalid role or secret ID")
+        }
+        "auth/cert/login" => log_in(state, peer, "client certificate must be supplied"),
+        "auth/jwt/login" => log_in(state, seen.body["jwt"] == JWT, "error validating token"),
+        "sys/wrapping/lookup" => {
+            let token = seen.body["token"].as_str().unwrap_or("").to_owned();
+            match state.wrappings.lock().unwrap().get(&token) {
+                Some((path, _)) => (200, json!({ "data": { "creation_path": path } }).to_string()),
+                None => refuse(400, "wrapping token is not valid or does not exist"),
+            }
+        }
+        "sys/wrapping/unwrap" => {
+            let token = seen.token.clone().unwrap_or_default();
+            match state.wrappings.lock().unwrap().remove(&token) {
+                Some((_, secret)) => (200, json!({ "data": { "secret_id": secret } }).to_string()),
+                None => refuse(400, "wrapping token is not valid or does not exist"),
+            }
+        }
+        "auth/token/lookup-self" if known(state, seen) => (200, json!({ "data": {} }).to_string()),
+        "auth/token/revoke-self" if known(state, seen) => {
+            state.tokens.lock().unwrap().remove(seen.token.as_deref().unwrap_or(""));
+            (204, String::new())
+        }
+        path if path == format!("{MOUNT}/ca_chain") || path == format!("{MOUNT}/ca/pem") => {
+            match state.has_issuer.load(Ordering::SeqCst) {
+                true => (200, state.signing.chain().join("")),
+                false => (204, String::new()),
+            }
+        }
+        path if path.starts_with(&format!("{MOUNT}/sign")) && known(state, seen) => {
+            sign(state, path, &seen.body, fault)
+        }
+        _ => refuse(403, "permission denied"),
+    }
+}
+
+fn known(state: &State, seen: &Seen) -> bool {
+    seen.token.as_ref().is_some_and(|token| state.tokens.lock().unwrap().contains(token))
+}
+
+fn log_in(state: &State, good: bool, error: &str) -> (u16, String) {
+    if !good {
+        return refuse(400, error);
+    }
+    let token = state.fresh("token");
+    state.tokens.lock().unwrap().insert(token.clone());
+    (200, json!({ "auth": { "client_token": token, "lease_duration": 3600 } }).to_string())
+}
+
+fn sign(state: &State, path: &str, body: &Value, fault: Option<&Fault>) -> (u16, String) {
+    let tail = path.trim_start_matches(MOUNT);
+    if ![format!("/sign/{ROLE}"), "/sign-verbatim".to_owned(), format!("/sign-verbatim/{ROLE}")]
+        .contains(&tail.to_owned())
+    {
+        return refuse(400, &format!("unknown role: {}", tail.rsplit('/').next().unwrap_or("")));
+    }
+    let csr = body["csr"].as_str().unwrap_or("");
+    let Ok(der) = CertificateSigningRequestDer::from_pem_slice(csr.as_bytes()) else {
+        return refuse(400, "csr contains no data");
+    };
+    let mut request = CertificateSigningRequestParams::from_der(&der).expect("the CSR is good");
+    request.params.not_before = OffsetDateTime::now_utc() - time::Duration::seconds(30);
+    request.params.not_after = OffsetDateTime::now_utc() + 30 * DAY;
+    request.params.use_authority_key_identifier_extension = true;
+    request.params.serial_number =
+        Some(u64::try_from(1000 + state.counter.fetch_add(1, Ordering::SeqCst)).unwrap().into());
+    distort(&mut request.params, fault);
+    let pki = if fault == Some(&Fault::OtherCa) { &state.other } else { &state.signing };
+    let signed = match fault {
+        Some(Fault::WrongKey) => request.params.signed_by(&key(), &pki.issuing),
+        _ => request.signed_by(&pki.issuing),
+    };
+    let mut certificate = signed.unwrap().pem().trim_end().to_owned();
+    match fault {
+        Some(Fault::TruncatedPem) => certificate.truncate(certificate.len() / 2),
+        Some(Fault::NotPem) => certificate = "certificate".to_owned(),
+        _ => {}
+    }
+    let chain: Vec<_> = pki.chain().iter().map(|pem| pem.trim_end().to_owned()).collect();
+    let data = json!({ "certificate": certificate, "issuing_ca": chain[0], "ca_chain": chain });
+    (200, json!({ "data": data, "warnings": null }).to_string())
+}
+
+fn distort(params: &mut CertificateParams, fault: Option<&Fault>) {
+    let now = OffsetDateTime::now_utc();
+    let name = &mut params.distinguished_name;
+    match fault {
+        Some(Fault::MissingSan) => drop(params.subject_alt_names.pop()),
+        Some(Fault::OtherCommonName) => name.push(DnType::CommonName, "other"),
+        Some(Fault::DroppedO) => drop(name.remove(DnType::OrganizationName)),
+        Some(Fault::ExtraO) => name.push(DnType::CustomDnType(vec![2, 5, 4, 10]), "system:masters"),
+        Some(Fault::Expired) => (params.not_before, params.not_after) = (now - 2 * DAY, now - DAY),
+        Some(Fault::NotYetValid) => params.not_before = now + DAY,
+        Some(Fault::Short) => {
+            (params.not_before, params.not_after) = (now - 10 * DAY, now + time::Duration::seconds(30));
+        }
+        Some(Fault::NoEku) => params.extended_key_usages.clear(),
+        Some(Fault::CaTrueLeaf) => params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained),
+        _ => {}
+    }
+}
+
+/// An HTTP proxy on loopback: counts what it is asked to connect to, and connects.
+pub struct Proxy {
+    pub url: String,
+    connects: Arc<Mutex<Vec<String>>>,
+}
+
+impl Proxy {
+    pub fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let connects = Arc::new(Mutex::new(Vec::new()));
+        let log = connects.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming().take(16).flatten() {
+                let log = log.clone();
+                thread::spawn(move || tunnel(stream, &log));
+            }
+        });
+        Self { url, connects }
+    }
+
+    /// The hosts and ports that it connected to.
+    pub fn connects(&self) -> Vec<String> {
+        self.connects.lock().unwrap().clone()
+    }
+}
+
+fn tunnel(mut client: TcpStream, log: &Mutex<Vec<String>>) -> io::Result<()> {
+    client.set_read_timeout(Some(Duration::from_secs(20)))?;
+    let (mut head, mut byte) = (Vec::new(), [0]);
+    while !head.ends_with(b"\r\n\r\n") {
+        client.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8_lossy(&head).into_owned();
+    let target = head.split(' ').nth(1).unwrap_or_default().to_owned();
+    log.lock().unwrap().push(target.clone());
+    let mut server = TcpStream::connect(target)?;
+    client.write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
+    let (mut from, mut to) = (client.try_clone()?, server.try_clone()?);
+    thread::spawn(move || io::copy(&mut from, &mut to));
+    io::copy(&mut server, &mut client).map(drop)
+}
