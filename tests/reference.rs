@@ -1,6 +1,8 @@
 //! `packaging/config.toml` is the complete reference: whatever the parser knows stands there, and
 //! whatever stands there the parser takes.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
+
 use std::collections::BTreeSet;
 use std::path::Path;
 
