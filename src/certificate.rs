@@ -11,6 +11,7 @@ use std::time::SystemTime;
 use serde::Deserialize;
 
 use crate::bundle::Leaf;
+use crate::hooks::{self, Hook};
 use crate::identity::{Identity, KeyKind, Usage};
 use crate::setting::{At, Fault, Mode, Name, Scope, Span, Template};
 
@@ -39,6 +40,8 @@ pub struct Settings {
     pub group: Option<String>,
     pub mode: Option<Modes>,
     pub replace: Option<bool>,
+    pub reload: Option<At<Vec<String>>>,
+    pub hooks: Option<Vec<Hook>>,
 }
 
 /// `files`: the names of a certificate's files in its directory.
@@ -96,6 +99,8 @@ pub struct Certificate {
     pub trust: Option<PathBuf>,
     /// The CAs whose anchors that file holds: those of whoever is at the other end.
     pub trusts: Vec<Name>,
+    /// Who is told of a change.
+    pub hooks: Vec<Hook>,
 }
 
 /// Where the files of a pair lie, and whose they are.
@@ -197,6 +202,8 @@ impl Settings {
                 (own, base) => own.or(base),
             },
             replace: self.replace.or(base.replace),
+            reload: self.reload.or(base.reload),
+            hooks: self.hooks.or(base.hooks),
         }
     }
 
@@ -209,6 +216,7 @@ impl Settings {
     ) -> Result<Certificate, Vec<Fault>> {
         let mut reading = Reading { faults: Vec::new(), name, span, scope };
         let identity = reading.identity(self);
+        let hooks = reading.hooks(self);
         let place = reading.place(self);
         let ca = self.ca.as_ref().map(|ca| ca.get_ref().clone());
         if ca.is_none() {
@@ -233,6 +241,7 @@ impl Settings {
                 renew_at,
                 trust: self.trust_path(&place.directory),
                 place,
+                hooks,
             }),
             _ => Err(reading.faults),
         }
@@ -323,6 +332,16 @@ impl Reading<'_> {
                 .for_each(|why| self.fault(None, format!("cannot be asked for: {why}")));
         }
         identity
+    }
+
+    fn hooks(&mut self, settings: &Settings) -> Vec<Hook> {
+        let mut hooks = settings.hooks.clone().unwrap_or_default();
+        match settings.reload.as_ref().map(|units| (units.span(), hooks::reloads(units.get_ref()))) {
+            Some((_, Ok(reloads))) => hooks.extend(reloads),
+            Some((span, Err(why))) => self.fault(Some(span), format!("has a faulty reload: {why}")),
+            None => {}
+        }
+        hooks
     }
 
     fn names(&mut self, key: &str, list: Option<&At<Vec<Template>>>) -> Vec<String> {

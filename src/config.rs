@@ -10,7 +10,7 @@ use serde::de::{DeserializeOwned, IntoDeserializer};
 use toml::de::{DeTable, DeValue};
 
 use crate::setting::{At, Fault, Name, SecretSource};
-use crate::{ca, certificate, component, facts, file};
+use crate::{ca, certificate, component, facts, file, setting};
 
 /// The file that is read first.
 pub const MAIN: &str = "/etc/nodecert/config.toml";
@@ -221,16 +221,8 @@ fn known<'i>(tables: DeTable<'i>, faults: &mut Vec<Fault>) -> DeTable<'i> {
     let names = component::Settings::names();
     let (known, unknown): (DeTable<'_>, DeTable<'_>) =
         tables.into_iter().partition(|(key, _)| names.contains(&key.get_ref().as_ref()));
-    let there = TABLES
-        .iter()
-        .chain([&component::shared::TABLE])
-        .chain(&names)
-        .copied()
-        .collect::<Vec<_>>()
-        .join(", ");
-    faults.extend(unknown.keys().map(|key| {
-        Fault::at(key.span(), format!("there is no table or key {:?}; there are {there}", key.get_ref()))
-    }));
+    let there: Vec<_> = TABLES.iter().chain([&component::shared::TABLE]).chain(&names).copied().collect();
+    faults.extend(unknown.keys().map(|key| setting::unknown(key, &there)));
     known
 }
 

@@ -116,10 +116,11 @@ pub fn lock(root: &Root, wait: Duration) -> Result<Lock, DiskError> {
     Ok(Lock { _file: file })
 }
 
+/// Always as wide as the longest number: over an older one nothing has to be cut off, which ext4 takes
+/// longer for than a whole run without work.
 fn write_pid(file: &mut File) -> std::io::Result<()> {
-    file.set_len(0)?;
     file.rewind()?;
-    writeln!(file, "{}", std::process::id())
+    writeln!(file, "{:>10}", std::process::id())
 }
 
 fn read_pid(file: &mut File) -> Option<u32> {

@@ -251,6 +251,12 @@ impl Fault {
     }
 }
 
+/// What serde says of a key that is not there, for tables that it does not read as one.
+pub fn unknown(key: &At<impl AsRef<str>>, there: &[&str]) -> Fault {
+    let there = there.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    Fault::at(key.span(), format!("unknown field `{}`, expected one of {there}", key.get_ref().as_ref()))
+}
+
 /// A file that must have a mode like "0600": an octal text, so that TOML's decimal cannot be meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mode(pub u32);

@@ -3,7 +3,7 @@
 
 use toml::de::{DeTable, DeValue};
 
-use crate::setting::{At, Fault};
+use crate::setting::{At, Fault, unknown};
 
 /// The name of the table.
 pub const TABLE: &str = "kubernetes";
@@ -58,10 +58,12 @@ pub fn share(tables: &mut DeTable<'_>) -> Vec<Fault> {
             }
         }
     }
-    let there: Vec<_> = TAKEN.iter().flat_map(|(_, taken)| taken.iter().map(|(key, _)| *key)).collect();
-    let unknown = shared.keys().filter(|key| !there.contains(&key.get_ref().as_ref()));
-    let fault = |key: &At<_>| {
-        Fault::at(key.span(), format!("[{TABLE}] has no key {:?}: no component would take it", key.get_ref()))
-    };
-    unknown.map(fault).collect()
+    let mut there: Vec<&str> = Vec::new();
+    for (key, _) in TAKEN.iter().flat_map(|(_, taken)| taken.iter()) {
+        if !there.contains(key) {
+            there.push(key);
+        }
+    }
+    let strange = shared.keys().filter(|key| !there.contains(&key.get_ref().as_ref()));
+    strange.map(|key| unknown(key, &there)).collect()
 }

@@ -152,6 +152,7 @@ fn certificate() -> Certificate {
             replace: false,
         },
         trust: None,
+        hooks: Vec::new(),
     }
 }
 
@@ -581,6 +582,7 @@ fn file(path: &str) -> crate::file::File {
         owner: Owner::default(),
         mode: Mode(0o640),
         replace: false,
+        deeds: Vec::new(),
     }
 }
 
