@@ -18,6 +18,7 @@ use crate::facts::Facts;
 use crate::file::{Content, File};
 use crate::hooks::Deed;
 use crate::identity::{Usage, dns_name};
+use crate::keepsake::Keepsake;
 use crate::setting::{At, Fault, Mode, Name, Scope, Template};
 
 pub mod admin;
@@ -30,6 +31,7 @@ pub mod kube_proxy;
 pub mod kube_scheduler;
 mod kubeconfig;
 pub mod kubelet;
+pub mod service_account;
 pub mod shared;
 
 /// The tables of the components, as they stand in the configuration.
@@ -45,6 +47,7 @@ pub struct Settings {
     pub kubelet: Option<At<kubelet::Settings>>,
     pub kube_proxy: Option<At<kube_proxy::Settings>>,
     pub admin: Option<At<admin::Settings>>,
+    pub service_account: Option<At<service_account::Settings>>,
 }
 
 impl Settings {
@@ -60,6 +63,7 @@ impl Settings {
             one("kubelet", self.kubelet.as_ref()),
             one("kube-proxy", self.kube_proxy.as_ref()),
             one("admin", self.admin.as_ref()),
+            one("service-account", self.service_account.as_ref()),
         ]
     }
 
@@ -112,6 +116,11 @@ pub trait Component {
 
     /// The certificates it needs.
     fn certificates(&self, around: Surroundings<'_>) -> Result<Certificates, Vec<Fault>>;
+
+    /// What is made once for it and then kept.
+    fn keepsakes(&self, _: Surroundings<'_>) -> Result<Vec<Keepsake>, Vec<Fault>> {
+        Ok(Vec::new())
+    }
 
     /// The files it reads, once its certificates are known as they came out.
     fn files(&self, around: Surroundings<'_>, expanded: &Expanded) -> Result<Vec<File>, Vec<Fault>>;

@@ -15,6 +15,7 @@
 //! | [`config`] | \[pure\] TOML texts to the configuration; every fault at once |
 //! | [`ca`] | \[I/O: net\] the CAs: settings, deadline, backoff, failover; one file a protocol in `ca/` |
 //! | [`component`] | \[pure\] etcd, kubelet …: one file a component |
+//! | [`keepsake`] | \[pure\] what is made once and then kept: a key that no one signs |
 //! | [`file`](mod@file) | \[pure\] one rendered file that is wanted |
 //! | [`certificate`] | \[pure\] one certificate that is wanted: what it says, where it lies, whose it is |
 //! | [`hooks`] | \[I/O: processes\] who is told of a change, and what is started: an argv, never a shell |
@@ -39,6 +40,7 @@ pub mod facts;
 pub mod file;
 pub mod hooks;
 pub mod identity;
+pub mod keepsake;
 pub mod key;
 pub mod node;
 pub mod plan;

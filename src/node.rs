@@ -10,6 +10,7 @@ use crate::config::{Config, Faults};
 use crate::facts::Facts;
 use crate::file::{self, Content, File};
 use crate::hooks::{self, Deed};
+use crate::keepsake::Keepsake;
 use crate::setting::{At, Fault, Mode, Name, Scope};
 
 /// Everything this host is to hold.
@@ -19,6 +20,8 @@ pub struct Node {
     pub certificates: BTreeMap<Name, Certificate>,
     /// The trust files.
     pub trusts: Vec<TrustFile>,
+    /// What is made once and then kept.
+    pub keepsakes: Vec<Keepsake>,
     /// The rendered files.
     pub files: Vec<File>,
     /// The certificates in the order they are obtained: one that logs in to another CA comes first.
@@ -68,6 +71,7 @@ pub fn expand(config: &Config, facts: &Facts, present: &BTreeSet<PathBuf>) -> Re
     let mut expanding = Expanding { config, around, faults: Vec::new(), node: Node::default() };
     expanding.components();
     expanding.certificates();
+    expanding.keepsakes();
     expanding.component_files();
     expanding.files();
     expanding.trusts();
@@ -145,6 +149,15 @@ impl Expanding<'_> {
         self.node.certificates.insert(name.clone(), certificate);
     }
 
+    fn keepsakes(&mut self) {
+        for table in self.config.components.tables() {
+            match table.component.keepsakes(table.around(self.around)) {
+                Ok(keepsakes) => self.node.keepsakes.extend(keepsakes),
+                Err(faults) => self.faults.extend(faults),
+            }
+        }
+    }
+
     fn component_files(&mut self) {
         for table in self.config.components.tables() {
             match table.component.files(table.around(self.around), &self.node.certificates) {
@@ -216,7 +229,11 @@ impl Expanding<'_> {
         let files = self.node.files.iter().map(|file| (file.path.clone(), format!("file {}", file.name)));
         let trusts =
             self.node.trusts.iter().map(|trust| (trust.path.clone(), "the CA certificates".to_owned()));
-        for (path, what) in certificates.chain(files).chain(trusts) {
+        let keepsakes = self.node.keepsakes.iter().flat_map(|keepsake| {
+            [&keepsake.path, &keepsake.public]
+                .map(|path| (path.clone(), format!("keepsake {}", keepsake.name)))
+        });
+        for (path, what) in certificates.chain(files).chain(trusts).chain(keepsakes) {
             if let Some(other) = there.get(&path) {
                 let message =
                     format!("{other} and {what} have one path, {}; give one of them another", path.display());

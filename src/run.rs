@@ -5,6 +5,7 @@
 //! ```
 
 mod failure;
+mod keep;
 mod obtain;
 mod owed;
 mod settle;
@@ -90,7 +91,8 @@ pub async fn run(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
         }
     }
     run.repair(&survey, &asked);
-    let files = run.files(&survey);
+    let mut files = run.keepsakes(&survey);
+    files.extend(run.files(&survey));
     run.close().await;
     run.remember_machine(&survey, ask)?;
     let owed = run.pay(&survey, debts)?;
@@ -103,6 +105,7 @@ pub fn status(survey: &Survey, world: &World, only: &[Name]) -> Result<Report, E
     let asked = survey.asked(only)?;
     let chosen = survey.node.certificates.values().filter(|certificate| asked.contains(&certificate.name));
     let mut files: Vec<_> = survey.node.trusts.iter().map(|trust| survey.trust_line(world, trust)).collect();
+    files.extend(survey.node.keepsakes.iter().flat_map(|keepsake| keep::lines(world, keepsake)));
     files.extend(survey.node.files.iter().map(|file| survey.file_line(world, file)));
     if !only.is_empty() {
         files.retain(|line| survey.belongs(&line.path, &asked));

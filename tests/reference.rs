@@ -16,7 +16,7 @@ const WITHOUT_EFFECT: [&str; 1] = ["refresh"];
 
 /// Where in the reference a table's keys stand (`*` is any name or entry), and a text that asks the parser
 /// for them: it does not know the key `zz`, and answers with those that it knows.
-const TABLES: [(&str, &str); 25] = [
+const TABLES: [(&str, &str); 26] = [
     ("", "zz = 1"),
     ("node", "[node]\nzz = 1"),
     ("ca.*", "[ca.a]\nzz = 1"),
@@ -40,6 +40,7 @@ const TABLES: [(&str, &str); 25] = [
     ("kubelet", "[kubelet]\nzz = 1"),
     ("kube-proxy", "[kube-proxy]\nzz = 1"),
     ("admin", "[admin]\nzz = 1"),
+    ("service-account", "[service-account]\nzz = 1"),
     ("etcd-client.*", "[etcd-client.a]\nzz = 1"),
     ("certificate.*", "[certificate.a]\nzz = 1"),
     ("certificate.*.files", "[certificate.a.files]\nzz = 1"),

@@ -9,7 +9,7 @@ use crate::setting::{At, Fault, unknown};
 pub const TABLE: &str = "kubernetes";
 
 /// What each component takes, and as which of its own keys.
-const TAKEN: [(&str, &[(&str, &str)]); 6] = [
+const TAKEN: [(&str, &[(&str, &str)]); 7] = [
     (
         "kube-apiserver",
         &[
@@ -40,6 +40,7 @@ const TAKEN: [(&str, &[(&str, &str)]); 6] = [
     ),
     ("kube-proxy", &[("ca", "ca"), ("api_server", "api_server"), ("cluster_cidr", "cluster_cidr")]),
     ("admin", &[("ca", "ca")]),
+    ("service-account", &[("etcd_servers", "etcd_servers")]),
 ];
 
 /// Takes `[kubernetes]` out of the tables and hands it to those that are there.

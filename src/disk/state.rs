@@ -50,6 +50,13 @@ pub fn read_state(root: &Root, relative: &str) -> Result<Option<Zeroizing<String
     }
 }
 
+/// Reads a private key that others may have put there; `None` if it is not there.
+pub fn read_key(root: &Root, path: &Path) -> Result<Option<Zeroizing<String>>, DiskError> {
+    let read = root.read(path, LIMIT)?;
+    // What is no text is no key either, and is said to be none by whoever parses it.
+    Ok(read.map(|read| Zeroizing::new(String::from_utf8_lossy(&read.content).into_owned())))
+}
+
 /// When a file of state was last kept; `None` if it is not there.
 pub fn state_modified(root: &Root, relative: &str) -> Result<Option<SystemTime>, DiskError> {
     let path = state_path(relative);

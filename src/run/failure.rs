@@ -8,6 +8,7 @@ use crate::ca::local::LocalError;
 use crate::config::Faults;
 use crate::disk::DiskError;
 use crate::facts::FactsError;
+use crate::keepsake::Unkept;
 use crate::key::KeyError;
 use crate::render::RenderError;
 use crate::report::{Exit, Trouble, chain};
@@ -70,6 +71,8 @@ pub(super) enum Failure {
     Key(#[source] Arc<KeyError>),
     #[error("cannot render it")]
     Render(#[source] Arc<RenderError>),
+    #[error(transparent)]
+    Keepsake(Unkept),
     #[error("waits for {0}")]
     Waits(String),
 }
@@ -83,9 +86,11 @@ impl Failure {
         match self {
             Self::Ca(error) if error.is_temporary() => Exit::Temporary,
             // A certificate that begins later than now speaks of a clock, here or there, that is wrong.
-            Self::Rejected { why: Rejected::NotYetValid { .. }, .. } | Self::Waits(_) => Exit::Temporary,
+            Self::Rejected { why: Rejected::NotYetValid { .. }, .. }
+            | Self::Waits(_)
+            | Self::Keepsake(Unkept::Absent { .. }) => Exit::Temporary,
             Self::Ca(_) | Self::Rejected { .. } | Self::Anchors { .. } => Exit::Refused,
-            Self::NoAnchorFile { .. } | Self::Render(_) => Exit::Config,
+            Self::NoAnchorFile { .. } | Self::Render(_) | Self::Keepsake(_) => Exit::Config,
             Self::Disk(error) => exit_of(error),
             Self::Key(_) | Self::Local { .. } => Exit::Fault,
         }

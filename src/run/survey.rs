@@ -309,7 +309,7 @@ impl Survey {
     }
 }
 
-fn file_line(name: String, path: &Path, difference: Result<Option<String>, Failure>) -> FileLine {
+pub(super) fn file_line(name: String, path: &Path, difference: Result<Option<String>, Failure>) -> FileLine {
     let (action, reason, trouble) = match difference {
         Ok(None) => (Action::Keep, AS_CONFIGURED.to_owned(), None),
         Ok(Some(why)) if why == disk::ABSENT => (Action::Obtain, why, None),
