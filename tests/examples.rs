@@ -62,7 +62,8 @@ fn every_example_makes_the_host_it_describes() {
         std::fs::read_dir(&folder).expect("examples").map(|entry| entry.expect("entry").file_name());
     let mut there: Vec<_> = entries.map(|name| name.into_string().expect("a name")).collect();
     let mut known: Vec<_> = EXAMPLES.map(|(file, ..)| file.to_owned()).into();
-    (there.sort(), known.sort());
+    there.sort();
+    known.sort();
     assert_eq!(there, known, "an example that no test makes");
     for (file, hostname, address, made) in EXAMPLES {
         let text = std::fs::read_to_string(folder.join(file)).expect("text");
