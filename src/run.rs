@@ -77,7 +77,7 @@ pub async fn run(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
     let mut survey = survey(world, ask.force)?;
     let asked = survey.asked(&ask.only)?;
     let mut run = Run::new(world, Deadline::after(ask.deadline));
-    run.learn_anchors(&mut survey, ask.force).await;
+    run.learn_anchors(&mut survey, ask).await;
     let due: BTreeSet<_> = asked.iter().filter(|name| survey.is_to_get(name, ask.missing)).cloned().collect();
     let debts = run.owe(&survey, &due)?;
     let trusts = run.trust_files(&survey);
@@ -126,6 +126,8 @@ struct Run<'a> {
     world: &'a World,
     deadline: Deadline,
     cas: BTreeMap<Name, Result<Ca, Failure>>,
+    /// The CAs whose anchors could not be read again.
+    stale: BTreeMap<Name, Failure>,
     done: BTreeMap<Name, Done>,
 }
 
@@ -141,7 +143,7 @@ type Trusts = BTreeMap<PathBuf, Result<bool, Failure>>;
 
 impl<'a> Run<'a> {
     fn new(world: &'a World, deadline: Deadline) -> Self {
-        Self { world, deadline, cas: BTreeMap::new(), done: BTreeMap::new() }
+        Self { world, deadline, cas: BTreeMap::new(), stale: BTreeMap::new(), done: BTreeMap::new() }
     }
 
     fn root(&self) -> &Root {

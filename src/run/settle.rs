@@ -147,6 +147,9 @@ impl Run<'_> {
                 Some(Err(failure)) => line.trouble = Some(failure.trouble()),
                 None => line.action = Action::Blocked,
             }
+            if let Some(failure) = trust.cas.iter().find_map(|ca| self.stale.get(ca)) {
+                line.trouble = Some(failure.trouble());
+            }
             line
         });
         Report {

@@ -170,6 +170,14 @@ impl Survey {
         Ok(plan::decide(certificate, held, anchors, self.cloned, force, self.now))
     }
 
+    /// Judges what is held of a CA, now that its anchors are known.
+    pub(super) fn judge_again(&mut self, world: &World, ca: &Name, force: bool) {
+        let of_ca = self.node.certificates.values().filter(|certificate| certificate.ca == *ca);
+        let judged = of_ca.filter_map(|c| Some((c.name.clone(), self.verdict(world, c, force).ok()?)));
+        let judged: Vec<_> = judged.collect();
+        self.verdicts.extend(judged);
+    }
+
     /// The certificates that names stand for; all if there is none.
     pub(super) fn asked(&self, only: &[Name]) -> Result<BTreeSet<Name>, Error> {
         if only.is_empty() {
