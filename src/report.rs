@@ -234,7 +234,11 @@ impl Report {
         let certificates =
             self.certificates.iter().map(|line| (line.state, line.name.to_string(), line.until(now)));
         let files = self.files.iter().map(|line| {
-            let said = if line.action == Action::Keep { String::new() } else { line.reason.clone() };
+            let said = match &line.trouble {
+                Some(trouble) => trouble.message.clone(),
+                None if line.action == Action::Keep => String::new(),
+                None => line.reason.clone(),
+            };
             (file_state(line), line.path.display().to_string(), said)
         });
         let owed =
@@ -329,7 +333,10 @@ impl CertificateLine {
             Ok(left) => format!("until {} ({} left)", at(leaf.not_after), human(left)),
             Err(_) => format!("until {}", at(leaf.not_after)),
         });
-        let reason = (self.state != "valid" || self.action == Action::Repair).then(|| self.reason.clone());
+        let reason = match &self.trouble {
+            Some(trouble) => Some(trouble.message.clone()),
+            None => (self.state != "valid" || self.action == Action::Repair).then(|| self.reason.clone()),
+        };
         until.into_iter().chain(reason).collect::<Vec<_>>().join("; ")
     }
 
