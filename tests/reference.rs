@@ -13,7 +13,7 @@ use toml::Value;
 
 /// Where in the reference a table's keys stand (`*` is any name or entry), and a text that asks the parser
 /// for them: it does not know the key `zz`, and answers with those that it knows.
-const TABLES: [(&str, &str); 18] = [
+const TABLES: [(&str, &str); 19] = [
     ("", "zz = 1"),
     ("node", "[node]\nzz = 1"),
     ("ca.*", "[ca.a]\nzz = 1"),
@@ -34,17 +34,19 @@ const TABLES: [(&str, &str); 18] = [
     ("certificate.*", "[certificate.a]\nzz = 1"),
     ("certificate.*.files", "[certificate.a.files]\nzz = 1"),
     ("certificate.*.mode", "[certificate.a.mode]\nzz = 1"),
+    ("certificate.*.hooks.*", "[[certificate.a.hooks]]\nzz = 1"),
     ("file.*", "[file.a]\nzz = 1"),
 ];
 
 /// The same for keys that take one of a few words: each is to be named in the reference, in quotes.
-const WORDS: [&str; 6] = [
+const WORDS: [&str; 7] = [
     "[ca.a.vault]\nendpoint = \"zz\"",
     "[etcd]\nformat = \"zz\"",
     "[etcd]\nstate = \"zz\"",
     "[certificate.a]\nusages = [\"zz\"]",
     "[certificate.a]\nkey = \"zz\"",
     "[certificate.a]\nlayout = \"zz\"",
+    "[[certificate.a.hooks]]\non = [\"zz\"]",
 ];
 
 #[test]
