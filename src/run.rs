@@ -80,7 +80,7 @@ pub async fn run(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
     run.learn_anchors(&mut survey, ask).await;
     let due: BTreeSet<_> = asked.iter().filter(|name| survey.is_to_get(name, ask.missing)).cloned().collect();
     let debts = run.owe(&survey, &due)?;
-    let trusts = run.trust_files(&survey);
+    let trusts = run.trust_files(&survey, &asked);
     for wave in survey.node.waves.clone() {
         let wave: Vec<_> = wave.into_iter().filter(|name| due.contains(name)).collect();
         run.open_cas(&survey, &wave);
@@ -90,11 +90,11 @@ pub async fn run(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
         }
     }
     run.repair(&survey, &asked);
-    let files = run.files(&survey);
+    let files = run.files(&survey, &asked);
     run.close().await;
     run.remember_machine(&survey, ask)?;
     let owed = run.pay(&survey, debts)?;
-    let report = run.report(&survey, ask, &trusts, files, owed);
+    let report = run.report(&survey, ask, &trusts, &files, owed)?;
     Ok((report, survey.facts))
 }
 
@@ -105,7 +105,7 @@ pub fn status(survey: &Survey, world: &World, only: &[Name]) -> Result<Report, E
     let mut files: Vec<_> = survey.node.trusts.iter().map(|trust| survey.trust_line(world, trust)).collect();
     files.extend(survey.node.files.iter().map(|file| survey.file_line(world, file)));
     if !only.is_empty() {
-        files.retain(|line| survey.belongs(&line.path, &asked));
+        files.retain(|line| survey.concerns(&line.path, &asked));
     }
     let owed = owed::deeds(&owed::read(&world.root)?);
     Ok(Report {
@@ -158,7 +158,7 @@ impl<'a> Run<'a> {
                 self.done.insert(name, Done::Obtained(reason));
             }
             Err(failure) => {
-                warn!(certificate = %name, "{}", chain(&failure));
+                warn!(certificate = %name, "{name}: {}", chain(&failure));
                 self.done.insert(name, Done::Failed(failure));
             }
         }

@@ -19,6 +19,12 @@ use crate::trust::{AnchorSource, Anchors, Pin, Tls};
 
 /// How the state of a CA's anchors begins: with when they were read, in seconds since 1970.
 const READ_AT: &str = "# read at ";
+/// And with the setting they were read for: another pin is a reason to look again.
+const READ_FOR: &str = " for ";
+
+fn print_of(ca: &ca::Settings) -> String {
+    Pin::of(format!("{:?}", ca.anchors()).as_bytes()).to_string()
+}
 
 impl Run<'_> {
     /// Anchors that are not known yet, or were read long ago, come from the CA, over the connection that
@@ -54,8 +60,13 @@ impl Run<'_> {
     fn is_stale(&self, survey: &Survey, name: &Name) -> bool {
         let Some(ca) = survey.config.cas.get(name).filter(|ca| ca.needs_anchor_fetch()) else { return false };
         let state = disk::read_state(self.root(), &anchor_state(name)).ok().flatten();
-        let read = state.and_then(|text| text.lines().next()?.strip_prefix(READ_AT)?.parse::<u64>().ok());
-        let read = SystemTime::UNIX_EPOCH + Duration::from_secs(read.unwrap_or(0));
+        let head =
+            state.as_ref().and_then(|text| text.lines().next()?.strip_prefix(READ_AT)?.split_once(READ_FOR));
+        let Some((read, source)) = head else { return true };
+        if source != print_of(ca) {
+            return true;
+        }
+        let read = SystemTime::UNIX_EPOCH + Duration::from_secs(read.parse().unwrap_or(0));
         // A time to come was written under a clock that was wrong.
         survey.now.duration_since(read).map_or(true, |age| age >= ca.refresh)
     }
@@ -83,10 +94,11 @@ impl Run<'_> {
         let news = !anchors.contain(&found);
         anchors.join(&found);
         let read = survey.now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        let state = format!("{READ_AT}{read}\n{}", anchors.pem());
+        let source = survey.config.cas.get(name).map(print_of).unwrap_or_default();
+        let state = format!("{READ_AT}{read}{READ_FOR}{source}\n{}", anchors.pem());
         disk::keep_state(self.root(), &anchor_state(name), state.as_bytes())?;
         for (subject, pin, _) in anchors.describe().into_iter().filter(|_| news) {
-            info!(ca = %name, "trusts {subject:?} {pin}");
+            info!(ca = %name, "CA {name}: trusts {subject:?} {pin}");
         }
         Ok(anchors)
     }
@@ -139,7 +151,7 @@ impl Run<'_> {
             Some((text, _)) => Anchors::parse(text.as_bytes())
                 .map(Some)
                 .map_err(|source| Failure::Anchors { ca: name.clone(), source: Arc::new(source) }),
-            None => Err(Failure::NoAnchorFile { ca: name.clone(), path: path.display().to_string() }),
+            None => Err(Failure::NoAnchors { ca: name.clone(), path: path.display().to_string() }),
         }
     }
 
@@ -162,7 +174,7 @@ impl Run<'_> {
         let made = ca::local::Authority::make(name, settings, self.world.clock.now()).map_err(local)?;
         let text = Zeroizing::new([made.key().pem(), &made.pem()].concat());
         disk::keep_state(self.root(), &state, text.as_bytes())?;
-        info!(ca = %name, "made the embedded CA's key");
+        info!(ca = %name, "CA {name}: made the embedded CA's key");
         Ok(Some(made))
     }
 }

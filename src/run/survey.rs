@@ -145,7 +145,7 @@ fn known_anchors(root: &Root, name: &Name, ca: &ca::Settings) -> Result<Option<A
     match ca.anchors() {
         Some(AnchorSource::File(path)) => match disk::read_text(root, path, TEXT)? {
             Some((text, _)) => parse(&text).map(Some).map_err(failed),
-            None => Err(Failure::NoAnchorFile { ca: name.clone(), path: path.display().to_string() }),
+            None => Err(Failure::NoAnchors { ca: name.clone(), path: path.display().to_string() }),
         },
         Some(AnchorSource::Pins(pins)) => {
             let known = disk::read_state(root, &anchor_state(name))?.and_then(|text| parse(&text).ok());
@@ -212,13 +212,12 @@ impl Survey {
         self.verdicts.get(name).and_then(Verdict::bundle)
     }
 
-    /// Whether a file goes with one of these certificates.
-    pub(super) fn belongs(&self, path: &Path, asked: &BTreeSet<Name>) -> bool {
+    /// Whether a file goes with one of these certificates; one that goes with none is everyone's.
+    pub(super) fn concerns(&self, path: &Path, asked: &BTreeSet<Name>) -> bool {
         let trusts = self.node.trusts.iter().map(|trust| (&trust.path, &trust.certificates));
         let files = self.node.files.iter().map(|file| (&file.path, &file.needs));
-        trusts
-            .chain(files)
-            .any(|(there, names)| there == path && names.iter().any(|name| asked.contains(name)))
+        let with = trusts.chain(files).filter(|(there, _)| *there == path).map(|(_, names)| names);
+        with.into_iter().any(|names| names.is_empty() || names.iter().any(|name| asked.contains(name)))
     }
 
     pub(super) fn line(&self, certificate: &Certificate) -> CertificateLine {
