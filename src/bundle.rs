@@ -519,3 +519,6 @@ pub fn human(length: Duration) -> String {
     }
     said.join(" ")
 }
+
+#[cfg(test)]
+mod tests;

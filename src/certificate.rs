@@ -74,7 +74,7 @@ pub enum Layout {
     #[default]
     Links,
     /// Plain files, renamed one after the other, for consumers that bear no symlinks. Between the two
-    /// renames a reader can meet the new certificate with the old key.
+    /// renames a reader can meet the new key with the old certificate.
     Files,
 }
 

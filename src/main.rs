@@ -10,17 +10,18 @@ use nodecert::ca;
 use nodecert::cli::{Cli, Command, Format};
 use nodecert::clock::Clock;
 use nodecert::facts::{self, Host};
-use nodecert::report::{Exit, Report, chain};
+use nodecert::report::{Action, Exit, Report, chain};
 use nodecert::root::Root;
 use nodecert::run::{self, Ask, Error, World};
 use tracing::{Level, error};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// sd_notify(3): a start that waits for a CA asks for this much more than its deadline.
-const MARGIN: Duration = Duration::from_secs(30);
+/// sd_notify(3): a start asks for this much more than its deadline, for the lock and the hooks.
+const MARGIN: Duration = Duration::from_secs(300);
 
 /// `plan --exit-code` says with it that there is something to do.
 const SOMETHING_TO_DO: u8 = 3;
@@ -125,12 +126,16 @@ fn status(
     usable: bool,
     now: std::time::SystemTime,
 ) -> u8 {
-    let unusable: Vec<_> = report.certificates.iter().filter(|line| !line.is_usable()).collect();
     if usable {
-        for line in &unusable {
+        for line in report.certificates.iter().filter(|line| !line.is_usable()) {
             error!(certificate = %line.name, "{} is {}: {}", line.name, line.state, line.reason);
         }
-        return u8::from(!unusable.is_empty());
+        for line in
+            report.files.iter().filter(|line| line.action == Action::Obtain || line.action == Action::Blocked)
+        {
+            error!(path = %line.path.display(), "{}: {}", line.path.display(), line.reason);
+        }
+        return u8::from(!report.is_usable());
     }
     if check {
         let (code, said) = report.check(now);
@@ -179,7 +184,13 @@ fn start_logging(verbose: u8, live: bool) {
     let journal = under_journald().then(tracing_journald::layer).and_then(Result::ok);
     let journal = journal.map(|layer| layer.with_field_prefix(Some("NODECERT".to_owned())));
     let terminal = std::io::stderr().is_terminal();
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    // Names stand in the messages; the fields are for the journal.
+    let message = debug_fn(|writer, field, value| match field.name() {
+        "message" => write!(writer, "{value:?}"),
+        _ => Ok(()),
+    });
+    let lines =
+        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false).fmt_fields(message);
     match journal {
         Some(journal) => registry.with(journal).init(),
         None if terminal => {

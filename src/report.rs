@@ -119,7 +119,7 @@ pub struct CertificateLine {
 }
 
 /// One trust file or rendered file in a report.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct FileLine {
     /// Its name.
     pub name: String,
@@ -167,6 +167,12 @@ impl Report {
         let certificates = self.certificates.iter().filter_map(|line| line.trouble.as_ref());
         let files = self.files.iter().filter_map(|line| line.trouble.as_ref());
         certificates.chain(files).chain(self.owed.iter().filter_map(|line| line.trouble.as_ref()))
+    }
+
+    /// Whether a consumer may start: every certificate is usable and every file is there.
+    pub fn is_usable(&self) -> bool {
+        let there = |line: &FileLine| matches!(line.action, Action::Keep | Action::Repair);
+        self.certificates.iter().all(CertificateLine::is_usable) && self.files.iter().all(there)
     }
 
     /// Whether there is anything to do, or was.

@@ -78,10 +78,10 @@ pub async fn run(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
     let mut survey = survey(world, ask.force)?;
     let asked = survey.asked(&ask.only)?;
     let mut run = Run::new(world, Deadline::after(ask.deadline));
-    run.learn_anchors(&mut survey, ask.force).await;
+    run.learn_anchors(&mut survey, ask).await;
     let due: BTreeSet<_> = asked.iter().filter(|name| survey.is_to_get(name, ask.missing)).cloned().collect();
     let debts = run.owe(&survey, &due)?;
-    let trusts = run.trust_files(&survey);
+    let trusts = run.trust_files(&survey, &asked);
     for wave in survey.node.waves.clone() {
         let wave: Vec<_> = wave.into_iter().filter(|name| due.contains(name)).collect();
         run.open_cas(&survey, &wave);
@@ -92,11 +92,11 @@ pub async fn run(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
     }
     run.repair(&survey, &asked);
     let mut files = run.keepsakes(&survey);
-    files.extend(run.files(&survey));
+    files.extend(run.files(&survey, &asked));
     run.close().await;
     run.remember_machine(&survey, ask)?;
     let owed = run.pay(&survey, debts)?;
-    let report = run.report(&survey, ask, &trusts, files, owed);
+    let report = run.report(&survey, ask, &trusts, &files, owed)?;
     Ok((report, survey.facts))
 }
 
@@ -108,7 +108,7 @@ pub fn status(survey: &Survey, world: &World, only: &[Name]) -> Result<Report, E
     files.extend(survey.node.keepsakes.iter().flat_map(|keepsake| keep::lines(world, keepsake)));
     files.extend(survey.node.files.iter().map(|file| survey.file_line(world, file)));
     if !only.is_empty() {
-        files.retain(|line| survey.belongs(&line.path, &asked));
+        files.retain(|line| survey.concerns(&line.path, &asked));
     }
     let owed = owed::deeds(&owed::read(&world.root)?);
     Ok(Report {
@@ -129,6 +129,8 @@ struct Run<'a> {
     world: &'a World,
     deadline: Deadline,
     cas: BTreeMap<Name, Result<Ca, Failure>>,
+    /// The CAs whose anchors could not be read again.
+    stale: BTreeMap<Name, Failure>,
     done: BTreeMap<Name, Done>,
 }
 
@@ -144,7 +146,7 @@ type Trusts = BTreeMap<PathBuf, Result<bool, Failure>>;
 
 impl<'a> Run<'a> {
     fn new(world: &'a World, deadline: Deadline) -> Self {
-        Self { world, deadline, cas: BTreeMap::new(), done: BTreeMap::new() }
+        Self { world, deadline, cas: BTreeMap::new(), stale: BTreeMap::new(), done: BTreeMap::new() }
     }
 
     fn root(&self) -> &Root {
@@ -159,7 +161,7 @@ impl<'a> Run<'a> {
                 self.done.insert(name, Done::Obtained(reason));
             }
             Err(failure) => {
-                warn!(certificate = %name, "{}", chain(&failure));
+                warn!(certificate = %name, "{name}: {}", chain(&failure));
                 self.done.insert(name, Done::Failed(failure));
             }
         }

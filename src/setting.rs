@@ -314,3 +314,58 @@ impl<'de> Deserialize<'de> for Span {
         parse_duration(&String::deserialize(deserializer)?).map(Span).map_err(de::Error::custom)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scope() -> Scope {
+        Scope(BTreeMap::from([
+            ("hostname", Value::from("node01")),
+            ("addresses", Value::from(vec!["10.0.0.1", "fd00::1"])),
+        ]))
+    }
+
+    #[test]
+    fn a_template_that_is_one_list_stands_for_all_of_it() {
+        let splice = |text: &str| Template::new(text).and_then(|template| template.splice(&scope()));
+        assert_eq!(splice("{{ addresses }}"), Ok(vec!["10.0.0.1".to_owned(), "fd00::1".to_owned()]));
+        assert_eq!(splice("{{ hostname }}.x"), Ok(vec!["node01.x".to_owned()]));
+        assert_eq!(splice("{{ addresses[0] }}"), Ok(vec!["10.0.0.1".to_owned()]));
+        assert_eq!(splice("plain"), Ok(vec!["plain".to_owned()]));
+    }
+
+    #[test]
+    fn an_undefined_name_is_found_where_the_template_is_read_and_an_unknown_value_on_the_host() {
+        assert!(Template::new("{{ hostnam }}").is_err_and(|why| why.contains("\"hostnam\"")));
+        assert!(Template::new("{{ hostname").is_err());
+        let domain = Template::new("{{ domain }}").and_then(|template| template.render(&scope()));
+        assert!(domain.is_err_and(|why| why.contains("nodecert facts")));
+    }
+
+    #[test]
+    fn lengths_of_time_are_read_and_nonsense_is_not() {
+        for (text, seconds) in [("90s", 90), ("1h30m", 5_400), ("30d", 2_592_000)] {
+            assert_eq!(parse_duration(text).map(|time| time.as_secs()), Ok(seconds));
+        }
+        for text in ["", "0s", "10", "5w", "-1h", "1h5", "99999999999999999999d", "40000d"] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_never_shown() {
+        let secret = Secret::new("hvs.s3cret\n");
+        assert_eq!((secret.expose(), format!("{secret:?}").as_str()), ("hvs.s3cret", "Secret(..)"));
+        let source = SecretSource::Literal(secret);
+        assert!(!format!("{source:?} {source}").contains("s3cret"));
+    }
+
+    #[test]
+    fn names_that_could_leave_their_directory_are_refused() {
+        for name in ["", "..", ".x", "a/b", "a b", "-x", "é"] {
+            assert!(Name::new(name).is_err(), "{name}");
+        }
+        assert!(Name::new("etcd-server.1_b").is_ok());
+    }
+}

@@ -103,7 +103,7 @@ impl Wire {
             let Some(wait) = backoff.next(why.after, left, entropy()) else {
                 return Err(self.gave_up(call, why));
             };
-            tracing::warn!(ca = %self.ca, asked = call.asked, reason = why.text, wait_s = wait.as_secs_f64(), "waiting for the CA");
+            tracing::warn!(ca = %self.ca, wait_s = wait.as_secs_f64(), "CA {}: cannot {} yet: {}; next try in {:.1} s", self.ca, call.asked, why.text, wait.as_secs_f64());
             tokio::time::sleep(wait).await;
         }
     }

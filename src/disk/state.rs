@@ -4,7 +4,6 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use zeroize::Zeroizing;
 
@@ -55,13 +54,6 @@ pub fn read_key(root: &Root, path: &Path) -> Result<Option<Zeroizing<String>>, D
     let read = root.read(path, LIMIT)?;
     // What is no text is no key either, and is said to be none by whoever parses it.
     Ok(read.map(|read| Zeroizing::new(String::from_utf8_lossy(&read.content).into_owned())))
-}
-
-/// When a file of state was last kept; `None` if it is not there.
-pub fn state_modified(root: &Root, relative: &str) -> Result<Option<SystemTime>, DiskError> {
-    let path = state_path(relative);
-    let (Some(dir), name) = root.parent(&path)? else { return Ok(None) };
-    Ok(dir.stat(name)?.map(|meta| meta.modified))
 }
 
 /// Removes a file of state, if it is there, durably: a one-time secret does not come back.

@@ -61,8 +61,8 @@ pub(super) enum Failure {
     Rejected { ca: Name, why: Rejected, hint: String },
     #[error("cannot know the certificates of CA {ca}")]
     Anchors { ca: Name, source: Arc<TrustError> },
-    #[error("CA {ca} cannot be used: there is no file {path}; put the CA's certificates there")]
-    NoAnchorFile { ca: Name, path: String },
+    #[error("CA {ca} cannot be used yet: there is no file {path}; put the CA's certificates there")]
+    NoAnchors { ca: Name, path: String },
     #[error("the embedded CA {ca} cannot be used")]
     Local { ca: Name, source: Arc<LocalError> },
     #[error(transparent)]
@@ -86,11 +86,13 @@ impl Failure {
         match self {
             Self::Ca(error) if error.is_temporary() => Exit::Temporary,
             // A certificate that begins later than now speaks of a clock, here or there, that is wrong.
-            Self::Rejected { why: Rejected::NotYetValid { .. }, .. }
-            | Self::Waits(_)
-            | Self::Keepsake(Unkept::Absent { .. }) => Exit::Temporary,
+            Self::Rejected { why: Rejected::NotYetValid { .. }, .. } => Exit::Temporary,
+            // The file may be on its way, as users and names are at early boot.
+            Self::NoAnchors { .. } | Self::Waits(_) | Self::Keepsake(Unkept::Absent { .. }) => {
+                Exit::Temporary
+            }
             Self::Ca(_) | Self::Rejected { .. } | Self::Anchors { .. } => Exit::Refused,
-            Self::NoAnchorFile { .. } | Self::Render(_) | Self::Keepsake(_) => Exit::Config,
+            Self::Render(_) | Self::Keepsake(_) => Exit::Config,
             Self::Disk(error) => exit_of(error),
             Self::Key(_) | Self::Local { .. } => Exit::Fault,
         }

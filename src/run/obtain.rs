@@ -33,7 +33,7 @@ impl Run<'_> {
         let verdict = survey.verdicts.get(name);
         disk::prove_writable(self.root(), certificate, verdict.and_then(Verdict::bundle).is_some())?;
         let pending = self.pending(survey, certificate, settings, verdict)?;
-        info!(certificate = %name, ca = %certificate.ca, "asking for a certificate: {}", reason_of(verdict));
+        info!(certificate = %name, ca = %certificate.ca, "{name}: asking CA {}: {}", certificate.ca, reason_of(verdict));
         let request = Request {
             name,
             csr: &pending.csr,
@@ -50,7 +50,7 @@ impl Run<'_> {
         };
         disk::commit(self.root(), certificate, &bundle, now)?;
         disk::drop_pending(self.root(), name)?;
-        info!(certificate = %name, ca = %certificate.ca, "installed, valid until {}", at(bundle.leaf().not_after));
+        info!(certificate = %name, ca = %certificate.ca, "{name}: installed, valid until {}", at(bundle.leaf().not_after));
         Ok((bundle, reason_of(verdict)))
     }
 
@@ -101,7 +101,7 @@ impl Run<'_> {
     /// A request that led to a bad answer is not made again as it is.
     fn rejected(&self, certificate: &Certificate, settings: &ca::Settings, why: Rejected) -> Failure {
         if let Err(error) = disk::drop_pending(self.root(), &certificate.name) {
-            warn!(certificate = %certificate.name, "{}", chain(&error));
+            warn!(certificate = %certificate.name, "{}: {}", certificate.name, chain(&error));
         }
         let hint = settings.hint(&why).map(|hint| format!(". {hint}")).unwrap_or_default();
         Failure::Rejected { ca: certificate.ca.clone(), why, hint }

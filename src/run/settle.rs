@@ -6,19 +6,20 @@ use tracing::info;
 
 use super::failure::{Error, Failure};
 use super::survey::{MACHINE, Survey};
-use super::{AS_CONFIGURED, Ask, Done, Run, Trusts};
+use super::{Ask, Done, Run, Trusts};
 use crate::certificate::Owner;
 use crate::disk;
 use crate::file::File;
 use crate::plan::Verdict;
-use crate::report::{Action, FileLine, OwedLine, Report};
+use crate::report::{Action, CertificateLine, FileLine, OwedLine, Report};
 use crate::root::Owners;
 use crate::setting::Name;
 
 impl Run<'_> {
     /// Trust files come before any leaf that needs a new anchor in them.
-    pub(super) fn trust_files(&self, survey: &Survey) -> Trusts {
-        let known = survey.node.trusts.iter().filter_map(|trust| Some((trust, survey.trusted(trust)?)));
+    pub(super) fn trust_files(&self, survey: &Survey, asked: &BTreeSet<Name>) -> Trusts {
+        let wanted = survey.node.trusts.iter().filter(|trust| survey.concerns(&trust.path, asked));
+        let known = wanted.filter_map(|trust| Some((trust, survey.trusted(trust)?)));
         known
             .map(|(trust, anchors)| {
                 let widened = disk::widen(
@@ -31,7 +32,7 @@ impl Run<'_> {
                 )
                 .map_err(Failure::from);
                 if let Ok(true) = widened {
-                    info!(path = %trust.path.display(), "trust file written");
+                    info!(path = %trust.path.display(), "{}: trust file written", trust.path.display());
                 }
                 (trust.path.clone(), widened)
             })
@@ -54,15 +55,16 @@ impl Run<'_> {
                 Err(error) => Done::Failed(error.into()),
             };
             if let Done::Repaired(what) = &done {
-                info!(certificate = %name, "repaired: {what}");
+                info!(certificate = %name, "{name}: repaired: {what}");
             }
             self.done.insert(name.clone(), done);
         }
     }
 
     /// Rendered files wait until every certificate they need is held.
-    pub(super) fn files(&self, survey: &Survey) -> Vec<FileLine> {
-        let lines = survey.node.files.iter().map(|file| {
+    pub(super) fn files(&self, survey: &Survey, asked: &BTreeSet<Name>) -> Vec<FileLine> {
+        let wanted = survey.node.files.iter().filter(|file| survey.concerns(&file.path, asked));
+        let lines = wanted.map(|file| {
             let waits: Vec<_> =
                 file.needs.iter().filter(|need| survey.bundle(need).is_none()).map(Name::as_str).collect();
             if !waits.is_empty() {
@@ -80,7 +82,7 @@ impl Run<'_> {
                 Err(failure) => line.trouble = Some(failure.trouble()),
             }
             if line.changed {
-                info!(path = %file.path.display(), "file written: {}", line.reason);
+                info!(path = %file.path.display(), "{}: written: {}", file.path.display(), line.reason);
             }
             line
         });
@@ -110,53 +112,61 @@ impl Run<'_> {
         }
     }
 
+    /// What is there now, and what this run did about it.
     pub(super) fn report(
         &self,
         survey: &Survey,
         ask: &Ask,
         trusts: &Trusts,
-        files: Vec<FileLine>,
+        files: &[FileLine],
         owed: Vec<OwedLine>,
-    ) -> Report {
-        let certificates = survey.node.certificates.values().map(|certificate| {
-            let mut line = survey.line(certificate);
-            if let (Some(Verdict::Renew(..)), true) = (survey.verdicts.get(&certificate.name), ask.missing) {
-                line.action = Action::Keep;
-                line.reason = format!("{}, which is left to the timer", line.reason);
+    ) -> Result<Report, Error> {
+        let mut report = super::status(survey, self.world, &ask.only)?;
+        report.certificates.iter_mut().for_each(|line| self.tell_certificate(line, survey, ask));
+        for line in &mut report.files {
+            if let Some(acted) = files.iter().find(|acted| acted.path == line.path) {
+                line.clone_from(acted);
             }
-            match self.done.get(&certificate.name) {
-                Some(Done::Obtained(reason)) => {
-                    (line.action, line.reason, line.changed) = (Action::Obtain, reason.clone(), true);
-                }
-                Some(Done::Repaired(what)) => {
-                    (line.action, line.reason, line.changed) = (Action::Repair, what.clone(), true);
-                }
-                Some(Done::Failed(failure)) => line.trouble = Some(failure.trouble()),
-                None => {}
+            self.tell_trust(line, survey, trusts);
+        }
+        report.owed = owed;
+        report.notes = self.notes(survey);
+        Ok(report)
+    }
+
+    fn tell_certificate(&self, line: &mut CertificateLine, survey: &Survey, ask: &Ask) {
+        if let (Some(Verdict::Renew(..)), true) = (survey.verdicts.get(&line.name), ask.missing) {
+            line.action = Action::Keep;
+            line.reason = format!("{}, which is left to the timer", line.reason);
+        }
+        match self.done.get(&line.name) {
+            Some(Done::Obtained(reason)) => {
+                (line.action, line.reason, line.changed) = (Action::Obtain, reason.clone(), true);
             }
-            line
-        });
-        let trusts = survey.node.trusts.iter().map(|trust| {
-            let mut line = survey.trust_line(self.world, trust);
-            match trusts.get(&trust.path) {
-                Some(Ok(changed)) => {
-                    line.changed = *changed;
-                    line.action = if *changed { Action::Obtain } else { Action::Keep };
-                    line.reason = if *changed { "the CA's certificates" } else { AS_CONFIGURED }.to_owned();
-                }
-                Some(Err(failure)) => line.trouble = Some(failure.trouble()),
-                None => {
-                    line.action = Action::Blocked;
-                    line.trouble = survey.unknown_anchors(trust).map(Failure::trouble);
-                }
+            Some(Done::Repaired(what)) => {
+                (line.action, line.reason, line.changed) = (Action::Repair, what.clone(), true);
             }
-            line
-        });
-        Report {
-            certificates: certificates.collect(),
-            files: trusts.chain(files).collect(),
-            owed,
-            notes: self.notes(survey),
+            Some(Done::Failed(failure)) => line.trouble = Some(failure.trouble()),
+            None => {}
+        }
+    }
+
+    fn tell_trust(&self, line: &mut FileLine, survey: &Survey, trusts: &Trusts) {
+        let Some(trust) = survey.node.trusts.iter().find(|trust| trust.path == line.path) else { return };
+        match trusts.get(&trust.path) {
+            Some(Ok(true)) => {
+                (line.action, line.changed) = (Action::Obtain, true);
+                "the CA's certificates".clone_into(&mut line.reason);
+            }
+            Some(Ok(false)) => {}
+            Some(Err(failure)) => line.trouble = Some(failure.trouble()),
+            None => {
+                line.action = Action::Blocked;
+                line.trouble = survey.unknown_anchors(trust).map(Failure::trouble);
+            }
+        }
+        if let Some(failure) = trust.cas.iter().find_map(|ca| self.stale.get(ca)) {
+            line.trouble = Some(failure.trouble());
         }
     }
 }

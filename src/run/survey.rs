@@ -145,7 +145,7 @@ fn known_anchors(root: &Root, name: &Name, ca: &ca::Settings) -> Result<Option<A
     match ca.anchors() {
         Some(AnchorSource::File(path)) => match disk::read_text(root, path, TEXT)? {
             Some((text, _)) => parse(&text).map(Some).map_err(failed),
-            None => Err(Failure::NoAnchorFile { ca: name.clone(), path: path.display().to_string() }),
+            None => Err(Failure::NoAnchors { ca: name.clone(), path: path.display().to_string() }),
         },
         Some(AnchorSource::Pins(pins)) => {
             let known = disk::read_state(root, &anchor_state(name))?.and_then(|text| parse(&text).ok());
@@ -168,6 +168,14 @@ impl Survey {
         let held = disk::held(&world.root, certificate)?;
         let anchors = self.anchors.get(&certificate.ca).and_then(|known| known.as_ref().ok()?.as_ref());
         Ok(plan::decide(certificate, held, anchors, self.cloned, force, self.now))
+    }
+
+    /// Judges what is held of a CA, now that its anchors are known.
+    pub(super) fn judge_again(&mut self, world: &World, ca: &Name, force: bool) {
+        let of_ca = self.node.certificates.values().filter(|certificate| certificate.ca == *ca);
+        let judged = of_ca.filter_map(|c| Some((c.name.clone(), self.verdict(world, c, force).ok()?)));
+        let judged: Vec<_> = judged.collect();
+        self.verdicts.extend(judged);
     }
 
     /// The certificates that names stand for; all if there is none.
@@ -204,13 +212,15 @@ impl Survey {
         self.verdicts.get(name).and_then(Verdict::bundle)
     }
 
-    /// Whether a file goes with one of these certificates.
-    pub(super) fn belongs(&self, path: &Path, asked: &BTreeSet<Name>) -> bool {
+    /// Whether a file goes with one of these certificates; one that goes with none is everyone's.
+    pub(super) fn concerns(&self, path: &Path, asked: &BTreeSet<Name>) -> bool {
         let trusts = self.node.trusts.iter().map(|trust| (&trust.path, &trust.certificates));
         let files = self.node.files.iter().map(|file| (&file.path, &file.needs));
-        trusts
-            .chain(files)
-            .any(|(there, names)| there == path && names.iter().any(|name| asked.contains(name)))
+        if self.node.keepsakes.iter().any(|keepsake| path == keepsake.path || path == keepsake.public) {
+            return true;
+        }
+        let with = trusts.chain(files).filter(|(there, _)| *there == path).map(|(_, names)| names);
+        with.into_iter().any(|names| names.is_empty() || names.iter().any(|name| asked.contains(name)))
     }
 
     pub(super) fn line(&self, certificate: &Certificate) -> CertificateLine {
