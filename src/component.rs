@@ -33,6 +33,7 @@ mod kubeconfig;
 pub mod kubelet;
 pub mod service_account;
 pub mod shared;
+pub mod static_pod;
 
 /// The tables of the components, as they stand in the configuration.
 #[derive(Debug, Default, Deserialize)]

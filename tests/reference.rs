@@ -47,10 +47,11 @@ const TABLES: [(&str, &str); 27] = [
 ];
 
 /// The same for keys that take one of a few words: each is to be named in the reference, in quotes.
-const WORDS: [&str; 8] = [
+const WORDS: [&str; 9] = [
     "[ca.a.vault]\nendpoint = \"zz\"",
     "[etcd]\nformat = \"zz\"",
     "[etcd]\nstate = \"zz\"",
+    "[kube-apiserver]\nformat = \"zz\"",
     "[etcd-client.a]\nvariables = \"zz\"",
     "[certificate.a]\nusages = [\"zz\"]",
     "[certificate.a]\nkey = \"zz\"",

@@ -46,19 +46,23 @@ pub(super) fn file(
 }
 
 fn line(flags: &Flags) -> Result<String, String> {
-    let mut words = Vec::new();
-    for (flag, value) in flags {
-        let values = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
-        for value in values {
-            words.push(format!("--{flag}={}", text(value)));
-        }
-    }
+    let words = words(flags);
     match words.iter().find(|word| word.contains(|c: char| c.is_whitespace() || "\"'\\".contains(c))) {
         Some(word) => {
             Err(format!("{word:?} holds a blank, a quote or a backslash, at which systemd would split it"))
         }
         None => Ok(words.join(" ")),
     }
+}
+
+/// `--NAME=VALUE` each; a list gives its flag more than once.
+pub(super) fn words(flags: &Flags) -> Vec<String> {
+    let mut words = Vec::new();
+    for (flag, value) in flags {
+        let values = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+        words.extend(values.iter().map(|value| format!("--{flag}={}", text(value))));
+    }
+    words
 }
 
 fn text(value: &Value) -> String {

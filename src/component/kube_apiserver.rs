@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::flags::{self, Flags};
+use super::static_pod::{Format, StaticPod};
 use super::{
     Certificates, Component, Expanded, Surroundings, kubeconfig, kubernetes, literals, name, names, path, yes,
 };
@@ -43,6 +44,9 @@ pub struct Settings {
     pub extra_dns: Vec<Template>,
     #[serde(default)]
     pub extra_ips: Vec<IpAddr>,
+    #[serde(default)]
+    pub format: Format,
+    pub image: Option<At<String>>,
     #[serde(default = "yes")]
     pub render: bool,
     pub args: Option<At<Map<String, Value>>>,
@@ -111,7 +115,20 @@ impl Component for Settings {
         let flags = flags::with_args(flags, self.args.as_ref(), &OPEN)?;
         let names = ["kube-apiserver-arguments", "/etc/kubernetes/apiserver", "KUBE_API_ARGS"];
         let needs = [serving, kubelet, etcd, front_proxy].map(|pair| pair.name.clone());
-        Ok(vec![flags::file(names, &flags, self.args.as_ref(), &needs, self.replace)?])
+        let file = match self.format {
+            Format::Env => flags::file(names, &flags, self.args.as_ref(), &needs, self.replace)?,
+            Format::StaticPod => StaticPod {
+                name: "kube-apiserver",
+                image: self.image.as_ref(),
+                table: self.ca.span(),
+                flags: &flags,
+                probe: ("127.0.0.1", self.port, "/livez"),
+                needs: &needs,
+                replace: self.replace,
+            }
+            .render()?,
+        };
+        Ok(vec![file])
     }
 }
 

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::kubeconfig::Kubeconfig;
+use super::static_pod::{Format, StaticPod};
 use super::{
     Certificates, Component, Expanded, Surroundings, flags, kubernetes, local_server, name, path, yes,
 };
@@ -22,6 +23,9 @@ pub struct Settings {
     pub server: Option<At<String>>,
     pub service_cidr: Option<String>,
     pub cluster_cidr: Option<String>,
+    #[serde(default)]
+    pub format: Format,
+    pub image: Option<At<String>>,
     #[serde(default = "yes")]
     pub render: bool,
     pub args: Option<At<Map<String, Value>>>,
@@ -82,7 +86,19 @@ impl Component for Settings {
             "KUBE_CONTROLLER_MANAGER_ARGS",
         ];
         let needs = [certificate.name.clone()];
-        let arguments = flags::file(names, &flags, self.args.as_ref(), &needs, self.replace)?;
+        let arguments = match self.format {
+            Format::Env => flags::file(names, &flags, self.args.as_ref(), &needs, self.replace)?,
+            Format::StaticPod => StaticPod {
+                name: NAME,
+                image: self.image.as_ref(),
+                table: self.ca.span(),
+                flags: &flags,
+                probe: ("127.0.0.1", 10257, "/healthz"),
+                needs: &needs,
+                replace: self.replace,
+            }
+            .render()?,
+        };
         Ok(kubeconfig.render(expanded).into_iter().chain([arguments]).collect())
     }
 }

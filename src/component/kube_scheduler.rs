@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::kubeconfig::Kubeconfig;
+use super::static_pod::{Format, StaticPod};
 use super::{
     Certificates, Component, Expanded, Surroundings, flags, kubernetes, local_server, name, path, yes,
 };
@@ -18,6 +19,9 @@ use crate::setting::{At, Fault, Name};
 pub struct Settings {
     pub ca: At<Name>,
     pub server: Option<At<String>>,
+    #[serde(default)]
+    pub format: Format,
+    pub image: Option<At<String>>,
     #[serde(default = "yes")]
     pub render: bool,
     pub args: Option<At<Map<String, Value>>>,
@@ -67,7 +71,19 @@ impl Component for Settings {
         let flags = flags::with_args(flags::set(&flags), self.args.as_ref(), &OPEN)?;
         let names = ["kube-scheduler-arguments", "/etc/kubernetes/scheduler", "KUBE_SCHEDULER_ARGS"];
         let needs = [certificate.name.clone()];
-        let arguments = flags::file(names, &flags, self.args.as_ref(), &needs, self.replace)?;
+        let arguments = match self.format {
+            Format::Env => flags::file(names, &flags, self.args.as_ref(), &needs, self.replace)?,
+            Format::StaticPod => StaticPod {
+                name: NAME,
+                image: self.image.as_ref(),
+                table: self.ca.span(),
+                flags: &flags,
+                probe: ("127.0.0.1", 10259, "/healthz"),
+                needs: &needs,
+                replace: self.replace,
+            }
+            .render()?,
+        };
         Ok(kubeconfig.render(expanded).into_iter().chain([arguments]).collect())
     }
 }
