@@ -35,6 +35,7 @@ pub struct Settings {
     pub cluster_dns: Vec<IpAddr>,
     #[serde(default = "super::default_domain")]
     pub cluster_domain: String,
+    pub version: Option<At<Version>>,
     #[serde(default = "yes")]
     pub render: bool,
     #[serde(default)]
@@ -45,6 +46,31 @@ pub struct Settings {
     #[serde(default)]
     pub replace: bool,
 }
+
+/// `version`: of the kubelet, as `1.34`, `v1.34` or `1.34.2`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Version {
+    major: u16,
+    minor: u16,
+}
+
+impl TryFrom<String> for Version {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let mut parts = text.trim_start_matches('v').split('.').map(str::parse);
+        match (parts.next(), parts.next()) {
+            (Some(Ok(major)), Some(Ok(minor))) => Ok(Self { major, minor }),
+            _ => Err(format!("{text:?} is not a version of Kubernetes; write for example \"1.34\"")),
+        }
+    }
+}
+
+/// From this version on the runtime's socket is a setting of the file; before, it was a flag.
+/// <https://github.com/kubernetes/kubernetes/pull/112136>
+const RUNTIME_IN_FILE: Version = Version { major: 1, minor: 27 };
+const RUNTIME: &str = "unix:///run/containerd/containerd.sock";
 
 const KUBECONFIG: &str = "/etc/kubernetes/kubelet.conf";
 const CONFIG: &str = "/var/lib/kubelet/config.yaml";
@@ -104,7 +130,7 @@ impl Component for Settings {
         let node = node_name(&self.node_name, around)?;
         let mut configuration = self.configuration(client, serving);
         pass_through(&mut configuration, "settings", self.settings.as_ref(), &OWNED)?;
-        let arguments = vec![("KUBELET_EXTRA_ARGS".to_owned(), format!("--hostname-override={node}"))];
+        let arguments = vec![("KUBELET_EXTRA_ARGS".to_owned(), self.arguments(&node))];
         let (client, serving) = (&client.name, &serving.name);
         let kubeconfig = self.kubeconfig(&node, expanded)?;
         let files = [
@@ -148,6 +174,20 @@ impl Settings {
         Ok(kubeconfig.render(expanded))
     }
 
+    /// What is a flag only.
+    fn arguments(&self, node: &str) -> String {
+        let runtime = match self.is_before(RUNTIME_IN_FILE) {
+            true => format!(" --container-runtime=remote --container-runtime-endpoint={RUNTIME}"),
+            false => String::new(),
+        };
+        format!("--hostname-override={node}{runtime}")
+    }
+
+    /// Where no version is said, it is a current one.
+    fn is_before(&self, version: Version) -> bool {
+        self.version.as_ref().is_some_and(|own| *own.get_ref() < version)
+    }
+
     fn configuration(&self, client: &Certificate, serving: &Certificate) -> Map<String, Value> {
         let value = json!({
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -167,11 +207,15 @@ impl Settings {
             "clusterDomain": self.cluster_domain,
             "clusterDNS": self.cluster_dns,
             "cgroupDriver": "systemd",
-            "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
+            "containerRuntimeEndpoint": RUNTIME,
             "staticPodPath": "/etc/kubernetes/manifests",
             "readOnlyPort": 0,
         });
-        value.as_object().cloned().unwrap_or_default()
+        let mut configuration = value.as_object().cloned().unwrap_or_default();
+        if self.is_before(RUNTIME_IN_FILE) {
+            configuration.shift_remove("containerRuntimeEndpoint");
+        }
+        configuration
     }
 }
 

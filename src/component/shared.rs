@@ -35,6 +35,7 @@ const TAKEN: [(&str, &[(&str, &str)]); 7] = [
             ("kubelet_ca", "serving_ca"),
             ("api_server", "api_server"),
             ("cluster_dns", "cluster_dns"),
+            ("version", "version"),
             ("cluster_domain", "cluster_domain"),
         ],
     ),
