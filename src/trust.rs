@@ -28,6 +28,11 @@ impl Pin {
         Self(pin)
     }
 
+    /// The fingerprint itself.
+    pub fn bytes(self) -> [u8; 32] {
+        self.0
+    }
+
     /// Reads a fingerprint; colons between the digits, as openssl prints them, are fine.
     pub fn parse(text: &str) -> Result<Self, String> {
         let wrong = || format!("{text:?} is not a fingerprint; write sha256: and 64 hexadecimal digits");
