@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use serde::Deserialize;
 
 use crate::bundle::Leaf;
-use crate::hooks::{self, Hook};
+use crate::deed::{self, Hook};
 use crate::identity::{Identity, KeyKind, Usage};
 use crate::setting::{At, Fault, Mode, Name, Scope, Span, Template};
 use crate::trust::Pin;
@@ -323,7 +323,7 @@ impl Reading<'_> {
 
     fn hooks(&mut self, settings: &Settings) -> Vec<Hook> {
         let mut hooks = settings.hooks.clone().unwrap_or_default();
-        match settings.reload.as_ref().map(|units| (units.span(), hooks::reloads(units.get_ref()))) {
+        match settings.reload.as_ref().map(|units| (units.span(), deed::reloads(units.get_ref()))) {
             Some((_, Ok(reloads))) => hooks.extend(reloads),
             Some((span, Err(why))) => self.fault(Some(span), format!("has a faulty reload: {why}")),
             None => {}

@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use crate::certificate::{self, Certificate};
+use crate::deed::Deed;
 use crate::facts::Facts;
 use crate::file::{Content, File};
-use crate::hooks::Deed;
 use crate::setting::{At, Fault, Mode, Name, Template};
 
 pub mod etcd;

@@ -7,9 +7,9 @@ use crate::ca;
 use crate::certificate::{Certificate, Owner, is_plain_path};
 use crate::component::{Certificates, Surroundings};
 use crate::config::{Config, Faults};
+use crate::deed::{self, Deed};
 use crate::facts::Facts;
 use crate::file::{self, Content, File};
-use crate::hooks::{self, Deed};
 use crate::setting::{At, Fault, Mode, Name, Scope};
 
 /// Everything this host is to hold.
@@ -257,7 +257,7 @@ impl Expanding<'_> {
 }
 
 fn deeds(name: &Name, settings: &file::Settings, faults: &mut Vec<Fault>) -> Vec<Deed> {
-    let reload = settings.reload.as_ref().map(|units| (units.span(), hooks::reloads(units.get_ref())));
+    let reload = settings.reload.as_ref().map(|units| (units.span(), deed::reloads(units.get_ref())));
     let reloads = match reload {
         Some((_, Ok(reloads))) => reloads,
         Some((span, Err(why))) => {

@@ -10,8 +10,8 @@ use crate::disk::DiskError;
 use crate::facts::FactsError;
 use crate::key::KeyError;
 use crate::render::RenderError;
-use crate::report::{Exit, Trouble, chain};
-use crate::setting::Name;
+use crate::report::{Exit, Trouble};
+use crate::setting::{Name, chain};
 use crate::trust::TrustError;
 
 /// Why a command did nothing at all.
