@@ -12,6 +12,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
 
+use crate::clock::{at, from_seconds, human};
 use crate::identity::{Identity, KeyKind, Usage};
 use crate::key::{Key, pem_block};
 use crate::trust::{Anchors, Pin};
@@ -378,8 +379,8 @@ impl Leaf {
             ips,
             uris,
             usages: usages_of(&parsed),
-            not_before: time_of(parsed.validity().not_before.timestamp()),
-            not_after: time_of(parsed.validity().not_after.timestamp()),
+            not_before: from_seconds(parsed.validity().not_before.timestamp()),
+            not_after: from_seconds(parsed.validity().not_after.timestamp()),
             serial: parsed.raw_serial_as_string(),
             issuer: parsed.issuer().to_string(),
             fingerprint: Pin::of(der),
@@ -410,10 +411,6 @@ fn ip_of(bytes: &[u8]) -> Option<IpAddr> {
         .map(IpAddr::from)
         .or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
         .ok()
-}
-
-fn time_of(seconds: i64) -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }
 
 fn usages_of(parsed: &X509Certificate<'_>) -> BTreeSet<String> {
@@ -495,29 +492,6 @@ fn names<T: AsRef<str>>(list: &[T]) -> String {
     } else {
         list.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(", ")
     }
-}
-
-/// A moment as RFC 3339, in UTC.
-pub fn at(time: SystemTime) -> String {
-    let time = time::OffsetDateTime::from(time);
-    let format = time::macros::format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z");
-    time.format(format).unwrap_or_else(|_| "at an unknown time".to_owned())
-}
-
-/// A length of time in its two largest units.
-pub fn human(length: Duration) -> String {
-    let seconds = length.as_secs();
-    let units = [("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)];
-    let Some(first) = units.iter().position(|(_, unit)| seconds >= *unit) else { return "0 s".to_owned() };
-    let mut rest = seconds;
-    let mut said = Vec::new();
-    for (name, unit) in &units[first..units.len().min(first + 2)] {
-        if rest / unit > 0 {
-            said.push(format!("{} {name}", rest / unit));
-        }
-        rest %= unit;
-    }
-    said.join(" ")
 }
 
 #[cfg(test)]

@@ -11,9 +11,10 @@ use std::time::SystemTime;
 use serde::Deserialize;
 
 use crate::bundle::Leaf;
-use crate::hooks::{self, Hook};
+use crate::deed::{self, Hook};
 use crate::identity::{Identity, KeyKind, Usage};
 use crate::setting::{At, Fault, Mode, Name, Scope, Span, Template};
+use crate::trust::Pin;
 
 /// `[certificate.NAME]`. What is absent has a default, or comes from the component.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -78,6 +79,10 @@ pub enum Layout {
     Files,
 }
 
+/// The part of a lifetime over which the renewals of a fleet are spread: certificates that were issued in
+/// the same minute, as after an outage, do not come back in the same minute for ever.
+pub const SPLAY: f64 = 0.1;
+
 /// A certificate that this host is to hold.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Certificate {
@@ -91,8 +96,10 @@ pub struct Certificate {
     pub identity: Identity,
     /// Whether a renewal makes a new key.
     pub rotate_key: bool,
-    /// The fraction of its lifetime after which it is due.
+    /// The fraction of its lifetime after which it is due at the latest.
     pub renew_at: f64,
+    /// This host's place in [`SPLAY`], from 0 to 1.
+    pub splay: f64,
     /// Where its files lie.
     pub place: Place,
     /// The trust file that goes with it.
@@ -158,7 +165,7 @@ impl Place {
 impl Certificate {
     /// When a certificate of this configuration is to be renewed.
     pub fn due_at(&self, leaf: &Leaf) -> SystemTime {
-        leaf.not_before + leaf.lifetime().mul_f64(self.renew_at)
+        leaf.not_before + leaf.lifetime().mul_f64((self.renew_at - SPLAY * self.splay).max(0.0))
     }
 }
 
@@ -226,9 +233,9 @@ impl Settings {
         if self.trusts.as_ref().is_some_and(Vec::is_empty) {
             reading.fault(None, "has an empty trusts; name the CAs of the other end, or leave it out");
         }
-        if !(0.1..=0.95).contains(&renew_at) {
+        if !(0.2..=0.95).contains(&renew_at) {
             let span = self.renew_at.as_ref().map(At::span);
-            reading.fault(span, "must have a renew_at between 0.1 and 0.95, a fraction of the lifetime");
+            reading.fault(span, "must have a renew_at between 0.2 and 0.95, a fraction of the lifetime");
         }
         match (ca, place, reading.faults.is_empty()) {
             (Some(ca), Some(place), true) => Ok(Certificate {
@@ -239,6 +246,7 @@ impl Settings {
                 identity,
                 rotate_key: self.rotate_key.unwrap_or(true),
                 renew_at,
+                splay: splay(scope, name),
                 trust: self.trust_path(&place.directory),
                 place,
                 hooks,
@@ -336,7 +344,7 @@ impl Reading<'_> {
 
     fn hooks(&mut self, settings: &Settings) -> Vec<Hook> {
         let mut hooks = settings.hooks.clone().unwrap_or_default();
-        match settings.reload.as_ref().map(|units| (units.span(), hooks::reloads(units.get_ref()))) {
+        match settings.reload.as_ref().map(|units| (units.span(), deed::reloads(units.get_ref()))) {
             Some((_, Ok(reloads))) => hooks.extend(reloads),
             Some((span, Err(why))) => self.fault(Some(span), format!("has a faulty reload: {why}")),
             None => {}
@@ -406,6 +414,13 @@ impl Reading<'_> {
         }
         Some(place)
     }
+}
+
+/// The same on every run of a host, and another on every host and for every certificate.
+fn splay(scope: &Scope, name: &Name) -> f64 {
+    let host = scope.0.get("fqdn").map(ToString::to_string).unwrap_or_default();
+    let [a, b, ..] = Pin::of(format!("{host}/{name}").as_bytes()).bytes();
+    f64::from(u16::from_be_bytes([a, b])) / f64::from(u16::MAX)
 }
 
 /// Whether a path of the configuration can be meant: absolute, and not by way of `..`.

@@ -14,9 +14,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::certificate::{self, Certificate, Names};
+use crate::deed::Deed;
 use crate::facts::Facts;
 use crate::file::{Content, File};
-use crate::hooks::Deed;
 use crate::identity::{Usage, dns_name};
 use crate::keepsake::Keepsake;
 use crate::setting::{At, Fault, Mode, Name, Scope, Template};

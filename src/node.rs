@@ -7,9 +7,9 @@ use crate::ca;
 use crate::certificate::{Certificate, Owner, is_plain_path};
 use crate::component::Surroundings;
 use crate::config::{Config, Faults};
+use crate::deed::{self, Deed};
 use crate::facts::Facts;
 use crate::file::{self, Content, File};
-use crate::hooks::{self, Deed};
 use crate::keepsake::Keepsake;
 use crate::setting::{At, Fault, Mode, Name, Scope};
 
@@ -275,7 +275,7 @@ impl Expanding<'_> {
 }
 
 fn deeds(name: &Name, settings: &file::Settings, faults: &mut Vec<Fault>) -> Vec<Deed> {
-    let reload = settings.reload.as_ref().map(|units| (units.span(), hooks::reloads(units.get_ref())));
+    let reload = settings.reload.as_ref().map(|units| (units.span(), deed::reloads(units.get_ref())));
     let reloads = match reload {
         Some((_, Ok(reloads))) => reloads,
         Some((span, Err(why))) => {

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::time::SystemTime;
 
-use crate::bundle::{Bundle, Pair, Rejected, at};
+use crate::bundle::{Bundle, Pair, Rejected};
 use crate::certificate::Certificate;
+use crate::clock::at;
 use crate::trust::Anchors;
 
 /// What lies at a certificate's place.

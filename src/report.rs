@@ -6,7 +6,8 @@ use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
-use crate::bundle::{Leaf, at, human};
+use crate::bundle::Leaf;
+use crate::clock::{at, human};
 use crate::facts::Facts;
 use crate::setting::Name;
 
@@ -412,18 +413,4 @@ fn seconds(time: SystemTime) -> u64 {
 
 fn count(number: usize, noun: &str) -> String {
     if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
-}
-
-/// An error and its causes, once, joined by colons.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let said = error.to_string();
-        if !text.ends_with(&said) {
-            let _ = write!(text, ": {said}");
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -26,9 +26,9 @@ use crate::clock::Clock;
 use crate::disk;
 use crate::facts::{self, Facts};
 use crate::plan::Verdict;
-use crate::report::{OwedLine, Report, chain};
+use crate::report::{OwedLine, Report};
 use crate::root::Root;
-use crate::setting::Name;
+use crate::setting::{Name, chain};
 
 pub use failure::Error;
 use failure::Failure;

@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 
 use super::text::one_line;
 use super::wire::{bounded, client};
-use crate::bundle::{Leaf, at, parse_chain};
+use crate::bundle::{Leaf, parse_chain};
+use crate::clock::at;
 use crate::trust::Pin;
 
 /// A look is not worth a longer wait.

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use super::{DiskError, LIMIT};
-use crate::root::{Read, Root, RootError};
-use crate::setting::{Secret, SecretSource};
+use crate::root::{Read, Root};
+use crate::setting::{Secret, SecretSource, chain};
 
 /// Reads a secret. `run` runs a command and gives what it printed, or says why it cannot.
 pub fn secret(
@@ -62,8 +62,4 @@ fn from_env(name: &str) -> Result<Secret, String> {
 
 fn text(read: &Read) -> Result<Secret, String> {
     std::str::from_utf8(&read.content).map(Secret::new).map_err(|_| "it is not text (UTF-8)".to_owned())
-}
-
-fn chain(error: &RootError) -> String {
-    std::error::Error::source(error).map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }

@@ -139,6 +139,7 @@ fn certificate() -> Certificate {
         identity: identity(),
         rotate_key: true,
         renew_at: 0.66,
+        splay: 0.0,
         place: Place {
             directory: "/etc/etcd/pki".into(),
             cert: "server.crt".into(),

@@ -11,8 +11,8 @@ use crate::facts::FactsError;
 use crate::keepsake::Unkept;
 use crate::key::KeyError;
 use crate::render::RenderError;
-use crate::report::{Exit, Trouble, chain};
-use crate::setting::Name;
+use crate::report::{Exit, Trouble};
+use crate::setting::{Name, chain};
 use crate::trust::TrustError;
 
 /// Why a command did nothing at all.

@@ -15,8 +15,8 @@ use crate::file::{Content, File};
 use crate::hooks;
 use crate::keepsake::{self, Keepsake, Next, Origin, There};
 use crate::key::{Key, pem_block};
-use crate::report::{FileLine, chain};
-use crate::setting::{Mode, Secret};
+use crate::report::FileLine;
+use crate::setting::{Mode, Secret, chain};
 
 impl Run<'_> {
     /// Brings each keepsake to its place; two lines each, for the private key and its public half.

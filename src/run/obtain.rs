@@ -7,14 +7,15 @@ use tracing::{info, warn};
 use super::failure::Failure;
 use super::survey::Survey;
 use super::{Run, Trusts};
-use crate::bundle::{Bundle, Pair, Rejected, at};
+use crate::bundle::{Bundle, Pair, Rejected};
 use crate::ca::{self, Ca, Request};
 use crate::certificate::Certificate;
+use crate::clock::at;
 use crate::disk;
 use crate::key::{Key, Pending};
 use crate::plan::{self, Reason, Verdict};
-use crate::report::chain;
 use crate::setting::Name;
+use crate::setting::chain;
 use crate::trust::Anchors;
 
 impl Run<'_> {

@@ -10,6 +10,7 @@ use super::{Ask, Done, Run, Trusts};
 use crate::certificate::Owner;
 use crate::disk;
 use crate::file::File;
+use crate::node::TrustFile;
 use crate::plan::Verdict;
 use crate::report::{Action, CertificateLine, FileLine, OwedLine, Report};
 use crate::root::Owners;
@@ -131,6 +132,7 @@ impl Run<'_> {
         }
         report.owed = owed;
         report.notes = self.notes(survey);
+        report.notes.extend(wide_trusts(survey, trusts));
         Ok(report)
     }
 
@@ -169,6 +171,25 @@ impl Run<'_> {
             line.trouble = Some(failure.trouble());
         }
     }
+}
+
+/// A root that stands above the CA vouches for every other CA that it has signed: worth a word when a trust
+/// file begins to hold it, and not each night.
+fn wide_trusts(survey: &Survey, trusts: &Trusts) -> BTreeSet<String> {
+    let written = survey.node.trusts.iter().filter(|trust| matches!(trusts.get(&trust.path), Some(Ok(true))));
+    let wide = |trust: &TrustFile, name: &Name| {
+        let certificate = survey.node.certificates.get(name)?;
+        let issuer = survey.bundle(name)?.pair().chain().get(1)?;
+        let anchors = survey.anchors.get(&certificate.ca)?.as_ref().ok()?.as_ref()?;
+        let trusted = trust.cas.contains(&certificate.ca) && !anchors.certificates().contains(issuer);
+        trusted.then(|| {
+            format!(
+                "{} trusts what stands above CA {}, and with it any other CA below that; anchors.pins of the CA itself would not",
+                trust.path.display(), certificate.ca
+            )
+        })
+    };
+    written.flat_map(|trust| trust.certificates.iter().filter_map(move |name| wide(trust, name))).collect()
 }
 
 fn waiting_line(file: &File, waits: &str) -> FileLine {

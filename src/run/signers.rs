@@ -13,7 +13,7 @@ use super::{Ask, Run, TEXT};
 use crate::ca::{self, Ca, Material};
 use crate::disk;
 use crate::hooks;
-use crate::report::chain;
+use crate::setting::chain;
 use crate::setting::{Name, Secret, SecretSource};
 use crate::trust::{AnchorSource, Anchors, Pin, Tls};
 

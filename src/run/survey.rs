@@ -17,9 +17,9 @@ use crate::file::{Content, File};
 use crate::node::{self, Node, TrustFile};
 use crate::plan::{self, Verdict};
 use crate::render;
-use crate::report::{Action, CertificateLine, FileLine, Trouble, chain};
+use crate::report::{Action, CertificateLine, FileLine, Trouble};
 use crate::root::Root;
-use crate::setting::Name;
+use crate::setting::{Name, chain};
 use crate::trust::{AnchorSource, Anchors};
 
 /// What is wanted and what is there: the ground of every command. Nothing was changed, no one was asked.
