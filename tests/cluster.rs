@@ -42,10 +42,14 @@ const CONTROL_PLANE: [Shown; 10] = [
 fn a_control_plane_of_three_authorities_comes_in_one_run() {
     let bao = Openbao::start();
     set_up(&bao);
-    let host = control_plane(&bao, "cp1", "10.0.0.5");
-    let began = Instant::now();
-    host.nodecert("run").exits(0);
-    println!("ten certificates of three CAs in {:?}", began.elapsed());
+    let (other, host) = (control_plane(&bao, "cp0", "10.0.0.4"), control_plane(&bao, "cp1", "10.0.0.5"));
+    let took = |host: &Host, arguments| {
+        let began = Instant::now();
+        host.nodecert(arguments).exits(0);
+        began.elapsed()
+    };
+    let (one, ten) = (took(&other, "run --only kube-scheduler"), took(&host, "run"));
+    println!("one certificate in {one:?}, ten of three CAs in {ten:?}");
 
     let authorities = ["ca.crt", "etcd/ca.crt", "front-proxy-ca.crt"].map(|file| format!("{PKI}/{file}"));
     for (certificate, trust, purpose) in CONTROL_PLANE {
