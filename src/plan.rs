@@ -21,7 +21,7 @@ pub enum Held {
 }
 
 /// What is to be done about a certificate.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Verdict {
     /// It is what is wanted.
     Keep(Bundle),
@@ -106,6 +106,15 @@ pub fn accept(
 }
 
 impl Verdict {
+    /// Whether a certificate is to be got; `missing` leaves what is merely due.
+    pub fn is_to_get(&self, missing: bool) -> bool {
+        match self {
+            Self::Obtain(..) => true,
+            Self::Renew(..) => !missing,
+            Self::Keep(_) => false,
+        }
+    }
+
     /// The bundle in force, if there is one.
     pub fn bundle(&self) -> Option<&Bundle> {
         match self {
