@@ -123,6 +123,18 @@ impl Verdict {
         }
     }
 
+    /// Whether a consumer can work with what is there: it is what was wanted, or lacks only names that were
+    /// added since. To start with a name too few is better than not to start.
+    pub fn is_usable(&self) -> bool {
+        use Rejected::{MissingDns, MissingIp, MissingUri};
+        let lacks_names = |why: &Rejected| matches!(why, MissingDns(_) | MissingIp(_) | MissingUri(_));
+        match self {
+            Self::Keep(_) | Self::Renew(..) => true,
+            Self::Obtain(_, Reason::Unfit(why)) => lacks_names(why),
+            Self::Obtain(..) => false,
+        }
+    }
+
     /// Why something is to be done, if something is.
     pub fn reason(&self) -> Option<&Reason> {
         match self {

@@ -19,10 +19,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use tracing::warn;
 
 use crate::ca::{Ca, Deadline};
 use crate::clock::Clock;
-use crate::disk;
+use crate::disk::{self, DiskError};
 use crate::facts::{self, Facts};
 use crate::report::{OwedLine, Report};
 use crate::root::Root;
@@ -47,6 +48,8 @@ pub struct World {
     pub host: facts::Host,
     /// What time it is.
     pub clock: Clock,
+    /// Whether consumers are told of changes; below another root there are none.
+    pub tells: bool,
     /// The one configuration file to read, as the caller sees it, instead of those below the root.
     pub config: Option<PathBuf>,
 }
@@ -72,7 +75,7 @@ impl Default for Ask {
 
 /// Brings the host to what the configuration asks for.
 pub async fn run(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
-    let _lock = disk::lock(&world.root, LOCK_WAIT.min(ask.deadline)).map_err(Error::Disk)?;
+    let _lock = lock(world, ask)?;
     let mut survey = survey(world, ask.force)?;
     let asked = survey.asked(&ask.only)?;
     let mut run = Run::new(world, Deadline::after(ask.deadline));
@@ -95,6 +98,17 @@ pub async fn run(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
     Ok((report, survey.facts))
 }
 
+fn lock(world: &World, ask: &Ask) -> Result<disk::Lock, Error> {
+    let lock = match disk::lock(&world.root, Duration::ZERO) {
+        Err(error @ DiskError::Locked { .. }) => {
+            warn!("waiting: {error}");
+            disk::lock(&world.root, LOCK_WAIT.min(ask.deadline))
+        }
+        lock => lock,
+    };
+    lock.map_err(Error::Disk)
+}
+
 /// What is there and what `run` would do about it, without doing it.
 pub fn status(survey: &Survey, world: &World, only: &[Name]) -> Result<Report, Error> {
     let asked = survey.asked(only)?;
@@ -104,7 +118,7 @@ pub fn status(survey: &Survey, world: &World, only: &[Name]) -> Result<Report, E
     if !only.is_empty() {
         files.retain(|line| survey.concerns(&line.path, &asked));
     }
-    let owed = owed::deeds(&owed::read(&world.root)?);
+    let owed = owed::deeds(&owed::read(&world.root, &survey.node)?);
     Ok(Report {
         certificates: chosen.map(|certificate| survey.line(certificate)).collect(),
         files,

@@ -1,6 +1,7 @@
 //! One certificate: from a request to a bundle in force.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::{info, warn};
 
@@ -10,13 +11,16 @@ use super::{Run, Trusts};
 use crate::bundle::{Bundle, Pair, Rejected};
 use crate::ca::{self, Ca, Request};
 use crate::certificate::Certificate;
-use crate::clock::at;
+use crate::clock::{at, human};
 use crate::disk;
 use crate::key::{Key, Pending};
 use crate::plan::{self, Reason, Verdict};
 use crate::setting::Name;
 use crate::setting::chain;
 use crate::trust::Anchors;
+
+/// A lifetime that an hourly timer can fail to keep up with.
+const SHORT: Duration = Duration::from_secs(3 * 3_600);
 
 impl Run<'_> {
     /// From a request to a certificate in force. Until the commit, what is held stays as it is.
@@ -51,6 +55,10 @@ impl Run<'_> {
             Err(why) => return Err(self.rejected(certificate, settings, why)),
         };
         disk::commit(self.root(), certificate, &bundle, now)?;
+        if bundle.leaf().lifetime() < SHORT {
+            let length = human(bundle.leaf().lifetime());
+            warn!(certificate = %name, "{name}: is valid for {length} only, and the timer runs every hour; ask for a longer ttl, or run it more often");
+        }
         disk::drop_pending(self.root(), name)?;
         info!(certificate = %name, ca = %certificate.ca, "{name}: installed, valid until {}", at(bundle.leaf().not_after));
         Ok((bundle, reason_of(verdict)))

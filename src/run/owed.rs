@@ -13,6 +13,7 @@ use super::{Ask, Run, TEXT};
 use crate::deed::{Deed, Event};
 use crate::disk;
 use crate::hooks;
+use crate::node::Node;
 use crate::report::{Action, Exit, OwedLine, Trouble};
 use crate::root::Root;
 use crate::setting::Name;
@@ -37,15 +38,29 @@ enum Subject {
     File(PathBuf),
 }
 
-/// The debts that are written down.
-pub(super) fn read(root: &Root) -> Result<Vec<Debt>, Error> {
-    let text = disk::read_state(root, OWED).map_err(Error::Disk)?;
-    let debts = text.map(|text| serde_json::from_str(&text));
-    debts.unwrap_or_else(|| Ok(Vec::new())).or_else(|error| {
-        // It is ours and was written whole: another version wrote it, and its units were told by that.
-        warn!("the list of owed hooks cannot be read and is begun anew: {error}");
-        Ok(Vec::new())
-    })
+/// The debts that are written down. A list that cannot be read is no list: then all hooks are owed, for no
+/// one knows which were.
+pub(super) fn read(root: &Root, node: &Node) -> Result<Vec<Debt>, Error> {
+    let Some(text) = disk::read_state(root, OWED).map_err(Error::Disk)? else { return Ok(Vec::new()) };
+    Ok(serde_json::from_str(&text).unwrap_or_else(|error| {
+        warn!("the list of owed hooks cannot be read, so all are owed: {error}");
+        every(node)
+    }))
+}
+
+fn every(node: &Node) -> Vec<Debt> {
+    let unknown = Some("unknown".to_owned());
+    let of_certificates = node.certificates.values().flat_map(|certificate| {
+        let subject = Subject::Certificate(certificate.name.clone());
+        certificate.hooks.iter().map(move |hook| (&hook.deed, subject.clone()))
+    });
+    let of_files = node.files.iter().flat_map(|file| {
+        let subject = Subject::File(file.path.clone());
+        file.deeds.iter().map(move |deed| (deed, subject.clone()))
+    });
+    let debt =
+        |(deed, subject): (&Deed, Subject)| Debt { deed: deed.clone(), subject, before: unknown.clone() };
+    of_certificates.chain(of_files).map(debt).collect()
 }
 
 /// The deeds among debts, each once.
@@ -56,10 +71,9 @@ pub(super) fn deeds(debts: &[Debt]) -> BTreeSet<Deed> {
 impl Run<'_> {
     /// Writes down what will be owed once this run has changed what it is about to change.
     pub(super) fn owe(&self, survey: &Survey, asked: &BTreeSet<Name>, ask: &Ask) -> Result<Vec<Debt>, Error> {
-        let mut debts = read(self.root())?;
+        let mut debts = read(self.root(), &survey.node)?;
         let known = debts.len();
-        // Below another root there is no one to tell.
-        if self.root().is_live() {
+        if self.world.tells {
             let due = asked.iter().filter(|name| survey.is_to_get(name, ask.missing)).cloned().collect();
             for debt in self.coming(survey, &due) {
                 let there =
@@ -120,7 +134,7 @@ impl Run<'_> {
 
     /// Does what is owed, each deed once; what fails stays owed.
     pub(super) fn pay(&self, survey: &Survey, debts: Vec<Debt>) -> Result<Vec<OwedLine>, Error> {
-        if debts.is_empty() || !self.root().is_live() {
+        if debts.is_empty() || !self.world.tells {
             return Ok(Vec::new());
         }
         let changed = |debt: &Debt| self.print_of(survey, &debt.subject) != debt.before;

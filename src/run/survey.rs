@@ -33,6 +33,8 @@ pub struct Survey {
     pub(super) anchors: BTreeMap<Name, Result<Option<Anchors>, Failure>>,
     pub(super) verdicts: BTreeMap<Name, Verdict>,
     pub(super) drifts: BTreeMap<Name, Vec<String>>,
+    /// The certificates of which a file is gone from its place.
+    gone: BTreeSet<Name>,
     /// The certificates whose files cannot be read, or lie where someone else's do.
     pub(super) unreadable: BTreeMap<Name, Failure>,
     /// The certificates that were made on another machine.
@@ -59,6 +61,7 @@ pub fn survey(world: &World, force: bool) -> Result<Survey, Error> {
         verdicts: BTreeMap::new(),
         drifts: BTreeMap::new(),
         unreadable: BTreeMap::new(),
+        gone: BTreeSet::new(),
         cloned,
         now,
     };
@@ -193,7 +196,15 @@ impl Survey {
             Err(error) => drop(self.unreadable.insert(name.clone(), error.into())),
         }
         match drift {
-            Some(Ok(drift)) => drop(self.drifts.insert(name.clone(), drift)),
+            Some(Ok(drift)) => {
+                let paths: Vec<_> = certificate.place.paths().into_iter().map(|(_, path)| path).collect();
+                let is_gone =
+                    || disk::present(&world.root, &paths).is_ok_and(|there| there.len() < paths.len());
+                if !drift.is_empty() && is_gone() {
+                    self.gone.insert(name.clone());
+                }
+                self.drifts.insert(name.clone(), drift);
+            }
             Some(Err(error)) => drop(self.unreadable.insert(name.clone(), error.into())),
             None => {}
         }
@@ -275,6 +286,7 @@ impl Survey {
             name: certificate.name.clone(),
             ca: certificate.ca.clone(),
             state: verdict.map_or("unreadable", Verdict::state),
+            usable: verdict.is_some_and(Verdict::is_usable) && !self.gone.contains(&certificate.name),
             action: if trouble.is_some() { Action::Blocked } else { action },
             reason,
             changed: false,
