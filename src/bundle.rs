@@ -157,6 +157,8 @@ impl Pair {
             return Err(Rejected::Unreadable("it is larger than any real chain".into()));
         }
         let leaf = Leaf::parse(first)?;
+        // One that cannot be read is refused even where the chain does without it: consumers read them all.
+        chain.iter().try_for_each(|der| Leaf::parse(der).map(drop))?;
         if !leaf.is_of(&key) {
             return Err(Rejected::KeyMismatch);
         }
@@ -362,17 +364,17 @@ impl Leaf {
         let san = parsed.subject_alternative_name().map_err(|_| unreadable("its SANs are damaged"))?;
         for name in san.iter().flat_map(|san| &san.value.general_names) {
             match name {
-                GeneralName::DNSName(name) => drop(dns.insert(name.to_ascii_lowercase())),
+                GeneralName::DNSName(name) => drop(dns.insert(plain(&name.to_ascii_lowercase()))),
                 GeneralName::IPAddress(bytes) => ips.extend(ip_of(bytes)),
-                GeneralName::URI(uri) => drop(uris.insert((*uri).to_owned())),
+                GeneralName::URI(uri) => drop(uris.insert(plain(uri))),
                 _ => {}
             }
         }
         let text = |attributes: &mut dyn Iterator<Item = &x509_parser::x509::AttributeTypeAndValue<'_>>| {
-            attributes.map(|a| a.as_str().unwrap_or("(not text)").to_owned()).collect::<Vec<_>>()
+            attributes.map(|a| plain(a.as_str().unwrap_or("(not text)"))).collect::<Vec<_>>()
         };
         Ok(Self {
-            subject: parsed.subject().to_string(),
+            subject: plain(&parsed.subject().to_string()),
             common_names: text(&mut parsed.subject().iter_common_name()),
             organizations: text(&mut parsed.subject().iter_organization()).into_iter().collect(),
             dns,
@@ -382,7 +384,7 @@ impl Leaf {
             not_before: from_seconds(parsed.validity().not_before.timestamp()),
             not_after: from_seconds(parsed.validity().not_after.timestamp()),
             serial: parsed.raw_serial_as_string(),
-            issuer: parsed.issuer().to_string(),
+            issuer: plain(&parsed.issuer().to_string()),
             fingerprint: Pin::of(der),
             is_ca: parsed.is_ca(),
             key_kind: kind_of(&parsed),
@@ -404,6 +406,11 @@ impl Leaf {
     pub fn lifetime(&self) -> Duration {
         self.not_after.duration_since(self.not_before).unwrap_or_default()
     }
+}
+
+/// Text of others, fit for a log: what could begin a line or move a cursor becomes what no name holds.
+pub fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 fn ip_of(bytes: &[u8]) -> Option<IpAddr> {

@@ -157,10 +157,9 @@ fn own<T>(value: T) -> At<T> {
     At::new(0..0, value)
 }
 
-/// A literal text as a template; what looks like an expression in it stays one.
+/// A text of our own or of this host, in which nothing is an expression.
 fn literal(text: &str) -> Template {
-    #[allow(clippy::expect_used, reason = "facts hold no braces: host names and addresses are checked")]
-    Template::new(text).expect("a plain text")
+    Template::literal(text)
 }
 
 /// A component's own names, sorted, and those that the user adds.
@@ -170,7 +169,7 @@ fn names(own_names: impl IntoIterator<Item = String>, extra: &[Template]) -> At<
 }
 
 fn literals<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> At<Vec<Template>> {
-    own(texts.into_iter().map(|text| literal(text.as_ref())).collect())
+    own(texts.into_iter().map(|text| Template::literal(text.as_ref())).collect())
 }
 
 /// kubeadm's directory.
@@ -237,7 +236,8 @@ fn node_name(setting: &At<Template>, around: Surroundings<'_>) -> Result<String,
 }
 
 fn default_node_name() -> At<Template> {
-    own(literal("{{ nodename }}"))
+    #[allow(clippy::expect_used, reason = "a template of our own")]
+    own(Template::new("{{ nodename }}").expect("a template"))
 }
 
 fn default_domain() -> String {

@@ -267,9 +267,14 @@ fn fault_of(error: &toml::de::Error) -> Fault {
 
 /// serde quotes the value it did not expect; a secret in the wrong place would stand in the journal.
 fn without_literals(message: &str) -> String {
-    let Some((kind, rest)) = message.split_once(": string \"") else { return message.to_owned() };
-    match rest.rfind("\", expected") {
-        Some(end) => format!("{kind}: string{}", &rest[end + 1..]),
+    let Some((kind, rest)) = message.split_once(": ").filter(|(kind, _)| kind.starts_with("invalid ")) else {
+        return message.to_owned();
+    };
+    match rest.rsplit_once(", expected") {
+        Some((found, expected)) => {
+            let word = found.split(['"', '`']).next().unwrap_or_default().trim_end();
+            format!("{kind}: {word}, expected{expected}")
+        }
         None => message.to_owned(),
     }
 }
@@ -329,6 +334,7 @@ fn unknown_cas(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::setting::Template;
 
     const CA: &str = "[ca.lab.local]\n";
 
@@ -359,7 +365,7 @@ mod tests {
         let over = "[certificate.web]\ncommon_name = \"c\"\ndns = [\"d\"]\n";
         let config = parse(vec![text("a", base, true), text("b", over, true)]).expect("a configuration");
         let web = config.certificates.values().next().expect("web").get_ref();
-        assert_eq!(web.common_name.as_ref().map(|cn| cn.get_ref().source()), Some("c"));
+        assert_eq!(web.common_name.as_ref().map(At::get_ref), Some(&Template::literal("c")));
         assert_eq!(web.dns.as_ref().map(|dns| dns.get_ref().len()), Some(1));
         assert_eq!(web.ca.as_ref().map(|ca| ca.get_ref().as_str()), Some("lab"));
     }

@@ -76,6 +76,7 @@ pub fn expand(config: &Config, facts: &Facts, present: &BTreeSet<PathBuf>) -> Re
     expanding.files();
     expanding.trusts();
     expanding.collisions();
+    expanding.logins_exist();
     expanding.waves();
     match expanding.faults.is_empty() {
         true => Ok(expanding.node),
@@ -241,6 +242,26 @@ impl Expanding<'_> {
             }
             there.insert(path, what);
         }
+    }
+
+    /// A CA can be logged in to only with a certificate that is there.
+    fn logins_exist(&mut self) {
+        let there = &self.node.certificates;
+        let logins = self
+            .config
+            .cas
+            .iter()
+            .flat_map(|(ca, settings)| settings.logs_in_with().into_iter().map(move |login| (ca, login)));
+        let unknown = logins.filter(|(_, login)| !there.contains_key(login.get_ref()));
+        let names = there.keys().map(Name::as_str).collect::<Vec<_>>().join(", ");
+        let fault = |(ca, login): (&Name, &At<Name>)| {
+            let message = format!(
+                "CA {ca} is logged in to with certificate {:?}, which is not there: there are {names}",
+                login.get_ref().as_str()
+            );
+            Fault::at(login.span(), message)
+        };
+        self.faults.extend(unknown.map(fault));
     }
 
     /// A certificate waits for those that its CA can only be logged in to with.

@@ -188,7 +188,7 @@ impl Anchors {
             let (rest, parsed) = X509Certificate::from_der(&der).map_err(|_| TrustError::Unreadable)?;
             // Version 1 roots have no basic constraints and are still in use as anchors.
             if !rest.is_empty() || (parsed.version().0 == 2 && !parsed.is_ca()) {
-                return Err(TrustError::NotCa(parsed.subject().to_string()));
+                return Err(TrustError::NotCa(name_of(&der)));
             }
             anchors.add(der);
         }
@@ -264,7 +264,8 @@ impl Anchors {
 }
 
 fn name_of(der: &[u8]) -> String {
-    X509Certificate::from_der(der).map(|(_, c)| c.subject().to_string()).unwrap_or_default()
+    let subject = X509Certificate::from_der(der).map(|(_, c)| c.subject().to_string()).unwrap_or_default();
+    subject.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 fn not_after(der: &[u8]) -> SystemTime {

@@ -89,6 +89,11 @@ impl Authority {
         Self::new(key, certificate)
     }
 
+    /// Whether it has not ended.
+    pub fn lives(&self, now: SystemTime) -> bool {
+        self.until > now
+    }
+
     /// Reads a root that was made before, from two PEM texts.
     pub fn parse(key: &str, certificate: &str) -> Result<Self, LocalError> {
         let certificate = CertificateDer::from_pem_slice(certificate.as_bytes())

@@ -119,6 +119,19 @@ impl Distrust {
     }
 }
 
+/// What the other side of TLS had against us, among the causes of an error.
+pub(super) fn alert(error: &(dyn Error + 'static)) -> Option<String> {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        if let Some(rustls::Error::AlertReceived(alert)) = cause.downcast_ref() {
+            return Some(format!("{alert:?}"));
+        }
+        let wrapped = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        next = wrapped.map(|inner| inner as &(dyn Error + 'static)).or_else(|| cause.source());
+    }
+    None
+}
+
 #[derive(Debug)]
 struct Verifier {
     trust: Trust,
