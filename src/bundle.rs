@@ -13,7 +13,7 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
 
 use crate::identity::{Identity, KeyKind, Usage};
-use crate::key::{Key, pem_block};
+use crate::key::{Csr, Key, pem_block};
 use crate::trust::{Anchors, Pin};
 
 /// RFC 5280 sets no bound; a chain of real CAs has two or three.
@@ -392,6 +392,11 @@ impl Leaf {
     /// Whether it belongs to a key.
     pub fn is_of(&self, key: &Key) -> bool {
         self.public == key.public()
+    }
+
+    /// Whether it answers a request: it has the request's key.
+    pub fn is_for(&self, csr: &Csr) -> bool {
+        csr.public() == Some(&self.public[..])
     }
 
     /// Whether its key is of a kind, and so may be kept where that kind is wanted.

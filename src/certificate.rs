@@ -22,6 +22,7 @@ pub struct Settings {
     pub ca: Option<At<Name>>,
     pub role: Option<String>,
     pub common_name: Option<At<Template>>,
+    pub certname: Option<At<Template>>,
     pub organization: Option<At<Vec<Template>>>,
     pub dns: Option<At<Vec<Template>>>,
     pub ips: Option<At<Vec<Template>>>,
@@ -85,6 +86,8 @@ pub struct Certificate {
     pub role: Option<String>,
     /// What it says.
     pub identity: Identity,
+    /// The name that is asked for at a CA that keeps one certificate a name, where it is not the common name.
+    pub certname: Option<String>,
     /// Whether a renewal makes a new key.
     pub rotate_key: bool,
     /// The fraction of its lifetime after which it is due.
@@ -161,6 +164,7 @@ impl Settings {
             ca: self.ca.or(base.ca),
             role: self.role.or(base.role),
             common_name: self.common_name.or(base.common_name),
+            certname: self.certname.or(base.certname),
             organization: self.organization.or(base.organization),
             dns: self.dns.or(base.dns),
             ips: self.ips.or(base.ips),
@@ -200,6 +204,7 @@ impl Settings {
     ) -> Result<Certificate, Vec<Fault>> {
         let mut reading = Reading { faults: Vec::new(), name, span, scope };
         let identity = reading.identity(self);
+        let certname = reading.certname(self);
         let place = reading.place(self);
         let ca = self.ca.as_ref().map(|ca| ca.get_ref().clone());
         if ca.is_none() {
@@ -216,6 +221,7 @@ impl Settings {
                 ca,
                 role: self.role.clone(),
                 identity,
+                certname,
                 rotate_key: self.rotate_key.unwrap_or(true),
                 renew_at,
                 trust: self.trust_path(&place.directory),
@@ -302,6 +308,14 @@ impl Reading<'_> {
                 .for_each(|why| self.fault(None, format!("cannot be asked for: {why}")));
         }
         identity
+    }
+
+    fn certname(&mut self, settings: &Settings) -> Option<String> {
+        let certname = settings.certname.as_ref()?;
+        let rendered = certname.get_ref().render(self.scope);
+        rendered
+            .map_err(|why| self.fault(Some(certname.span()), format!("has a faulty certname: {why}")))
+            .ok()
     }
 
     fn names(&mut self, key: &str, list: Option<&At<Vec<Template>>>) -> Vec<String> {

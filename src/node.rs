@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::ca;
 use crate::certificate::{Certificate, Owner, is_plain_path};
-use crate::component::{Certificates, Surroundings};
+use crate::component::{Certificates, Surroundings, etcd};
 use crate::config::{Config, Faults};
 use crate::facts::Facts;
 use crate::file::{Content, File};
@@ -68,11 +68,21 @@ pub fn expand(config: &Config, facts: &Facts, present: &BTreeSet<PathBuf>) -> Re
     expanding.files(present);
     expanding.trusts();
     expanding.collisions();
+    expanding.names();
     expanding.waves();
     match expanding.faults.is_empty() {
         true => Ok(expanding.node),
         false => Err(config.locate(expanding.faults)),
     }
+}
+
+/// Gives a certificate the name it has at its CA; the error says why that CA can never sign it.
+fn fit(certificate: &mut Certificate, ca: &ca::Settings, host: &str) -> Result<(), String> {
+    let certname = certificate.certname.as_deref();
+    if let Some(certname) = ca.certname(certname, &certificate.identity.common_name, host)? {
+        certificate.identity.common_name = certname;
+    }
+    ca.admits(&certificate.identity, certificate.role.as_deref())
 }
 
 struct Expanding<'a> {
@@ -86,11 +96,11 @@ struct Expanding<'a> {
 impl Expanding<'_> {
     /// Those of components first, each under the user's table of the same name; then the user's own.
     fn certificates(&mut self) {
-        let etcd = self
-            .config
-            .etcd
-            .as_ref()
-            .map(|etcd| ("etcd", etcd.span(), etcd.get_ref().certificates(self.facts)));
+        let etcd = self.config.etcd.as_ref();
+        let etcd = etcd.map(|etcd| {
+            let settings = etcd.get_ref();
+            ("etcd", etcd.span(), settings.certificates(self.facts, self.serves_both(settings)))
+        });
         let kubelet = self.config.kubelet.as_ref();
         let kubelet =
             kubelet.map(|k| ("kubelet", k.span(), k.get_ref().certificates(self.facts, &self.scope)));
@@ -114,6 +124,13 @@ impl Expanding<'_> {
         }
     }
 
+    /// Whether etcd's server and peers share a certificate: one name is one certificate at their CA, and no
+    /// table of their own says otherwise.
+    fn serves_both(&self, etcd: &etcd::Settings) -> bool {
+        let keeps_names = self.config.cas.get(etcd.ca.get_ref()).is_some_and(ca::Settings::keeps_names);
+        keeps_names && !self.config.certificates.keys().any(|name| name.as_str() == etcd::PEER)
+    }
+
     fn take(&mut self, certificates: Result<Certificates, Vec<Fault>>) -> Certificates {
         certificates.unwrap_or_else(|faults| {
             self.faults.extend(faults);
@@ -127,16 +144,20 @@ impl Expanding<'_> {
         span: std::ops::Range<usize>,
         settings: &crate::certificate::Settings,
     ) {
-        let certificate = match settings.expand(name, span.clone(), &self.scope) {
+        let mut certificate = match settings.expand(name, span.clone(), &self.scope) {
             Ok(certificate) => certificate,
             Err(faults) => return self.faults.extend(faults),
         };
-        let ca = self.config.cas.get(&certificate.ca);
-        if let Some(Err(why)) = ca.map(|ca| ca.admits(&certificate.identity, certificate.role.as_deref())) {
-            self.faults.push(Fault::at(
-                span,
-                format!("CA {} cannot sign certificate {name}: {why}", certificate.ca),
-            ));
+        if let Some(ca) = self.config.cas.get(&certificate.ca) {
+            if ca.keeps_names() && settings.rotate_key.is_none() {
+                certificate.rotate_key = false;
+            }
+            if let Err(why) = fit(&mut certificate, ca, &self.facts.fqdn.value) {
+                self.faults.push(Fault::at(
+                    span,
+                    format!("CA {} cannot sign certificate {name}: {why}", certificate.ca),
+                ));
+            }
         }
         self.node.certificates.insert(name.clone(), certificate);
     }
@@ -220,6 +241,23 @@ impl Expanding<'_> {
                 self.faults.push(Fault { span: None, message });
             }
             there.insert(path, what);
+        }
+    }
+
+    /// Where a CA keeps one certificate a name, no two can have one.
+    fn names(&mut self) {
+        let mut there: BTreeMap<(&[String], &str), &Name> = BTreeMap::new();
+        for certificate in self.node.certificates.values() {
+            let ca = self.config.cas.get(&certificate.ca).filter(|ca| ca.keeps_names());
+            let Some(ca) = ca else { continue };
+            let name = &certificate.identity.common_name;
+            if let Some(other) = there.insert((ca.urls(), name), &certificate.name) {
+                let message = format!(
+                    "certificates {other} and {} have one certname at CA {}, {name:?}, and one certname is one certificate; give one of them another, such as certname = \"{}.{{{{ fqdn }}}}\"",
+                    certificate.name, certificate.ca, certificate.name
+                );
+                self.faults.push(Fault { span: None, message });
+            }
         }
     }
 

@@ -115,7 +115,7 @@ pub fn status(survey: &Survey, world: &World, only: &[Name]) -> Result<Report, E
         let needed = |path: &Path| survey.belongs(path, &asked);
         files.retain(|line| needed(&line.path));
     }
-    Ok(Report { certificates, files, notes: Vec::new() })
+    Ok(Report { certificates, files, notes: survey.notes() })
 }
 
 /// Writes metrics where the caller wants them, whole or not at all.

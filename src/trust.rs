@@ -77,6 +77,8 @@ pub enum Tls {
     Pins(Vec<Pin>),
     /// By a chain to a root of the operating system.
     System,
+    /// By a chain to what it published when it was asked for the first time, which no one vouched for.
+    FirstUse,
 }
 
 /// What a CA signs with, and what trust files hold (`anchors`).
@@ -88,6 +90,8 @@ pub enum AnchorSource {
     Pins(Vec<Pin>),
     /// What the CA publishes over the trusted connection.
     Published,
+    /// What the CA published when it was asked for the first time, which no one vouched for.
+    FirstUse,
 }
 
 #[derive(Deserialize)]
@@ -207,6 +211,22 @@ impl Anchors {
         Self::new(chosen)
     }
 
+    /// Takes from what a CA publishes all that these vouch for: each of them that is there, and what it
+    /// has signed, step by step.
+    pub fn vouched(published: &[CertificateDer<'static>], by: &[Pin]) -> Vec<CertificateDer<'static>> {
+        let (mut vouched, mut rest): (Vec<_>, Vec<_>) =
+            published.iter().cloned().partition(|der| by.contains(&Pin::of(der)));
+        loop {
+            let signed = |der: &CertificateDer<'_>| vouched.iter().any(|issuer| has_signed(issuer, der));
+            let (more, left): (Vec<_>, Vec<_>) = rest.into_iter().partition(signed);
+            if more.is_empty() {
+                return vouched;
+            }
+            vouched.extend(more);
+            rest = left;
+        }
+    }
+
     /// Joins the anchors of several CAs.
     pub fn join(&mut self, other: &Self) {
         other.0.iter().for_each(|der| self.add(der.clone()));
@@ -250,6 +270,24 @@ impl Anchors {
             self.0.push(der);
         }
     }
+}
+
+/// Whether a CA certificate has signed another certificate.
+fn has_signed(issuer: &[u8], der: &[u8]) -> bool {
+    let (Ok((_, issuer)), Ok((_, signed))) =
+        (X509Certificate::from_der(issuer), X509Certificate::from_der(der))
+    else {
+        return false;
+    };
+    issuer.is_ca()
+        && issuer.subject().as_raw() == signed.issuer().as_raw()
+        && proves(&issuer, signed.tbs_certificate.as_ref(), &signed.signature_value.data)
+}
+
+/// Whether a signature over bytes is by the key of a certificate.
+pub fn proves(signer: &X509Certificate<'_>, bytes: &[u8], signature: &[u8]) -> bool {
+    let key = &signer.public_key().subject_public_key.data;
+    webpki::ALL_VERIFICATION_ALGS.iter().any(|with| with.verify_signature(key, bytes, signature).is_ok())
 }
 
 fn name_of(der: &[u8]) -> String {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use reqwest::header::{HeaderMap, LOCATION};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, LOCATION};
 use reqwest::{Client, Method, Proxy, StatusCode, Url};
 use serde_json::Value;
 use tokio::sync::Mutex;
@@ -40,7 +40,14 @@ pub(super) struct Call<'a> {
     /// Path below the URL, with its slash.
     pub path: String,
     pub headers: HeaderMap,
-    pub body: Option<Value>,
+    pub body: Option<Body>,
+}
+
+/// What is sent along.
+#[derive(Debug, Clone)]
+pub(super) enum Body {
+    Json(Value),
+    Text(String),
 }
 
 /// What a server that could answer said.
@@ -147,9 +154,11 @@ impl Wire {
         }
         let url = format!("{base}{}", call.path);
         let mut request = self.client.request(call.method.clone(), &url).headers(call.headers.clone());
-        if let Some(body) = &call.body {
-            request = request.json(body);
-        }
+        request = match &call.body {
+            Some(Body::Json(body)) => request.json(body),
+            Some(Body::Text(body)) => request.header(CONTENT_TYPE, "text/plain").body(body.clone()),
+            None => request,
+        };
         let response = request.timeout(patience).send().await.map_err(|e| self.broken(base, &e, patience))?;
         let status = response.status();
         let after = retry_after(response.headers(), self.clock.now());
@@ -297,7 +306,7 @@ pub(super) async fn bounded(mut response: reqwest::Response) -> Result<Vec<u8>, 
 }
 
 /// Chance for the waits.
-fn entropy() -> u64 {
+pub(super) fn entropy() -> u64 {
     let mut bytes = [0; 8];
     // Without chance a wait is at its shortest, which is no harm.
     let _ = aws_lc_rs::rand::fill(&mut bytes);

@@ -81,6 +81,9 @@ fn default_data_dir() -> PathBuf {
     "/var/lib/etcd/default".into()
 }
 
+const SERVER: &str = "etcd-server";
+/// The name of the table that gives peers a certificate of their own where one would do for both.
+pub const PEER: &str = "etcd-peer";
 const YAML: &str = "/etc/etcd/etcd.yaml";
 const ENV: &str = "/etc/default/etcd";
 const DROP_IN: &str = "/etc/systemd/system/etcd.service.d/50-nodecert.conf";
@@ -107,10 +110,14 @@ impl Settings {
 
     /// Server and peer certificate. Both carry both usages: a member is a client of its peers, and its
     /// own gateway one of its server.
-    pub fn certificates(&self, facts: &Facts) -> Result<Certificates, Vec<Fault>> {
+    /// Where one of them `serves_both` (one name is one certificate, and both have one), it is the server's.
+    pub fn certificates(&self, facts: &Facts, serves_both: bool) -> Result<Certificates, Vec<Fault>> {
         let member = self.member(facts)?;
-        let peer_ca = self.peer_ca.as_ref().filter(|peer| peer.get_ref() != self.ca.get_ref());
+        let peer_ca = self.other_peer_ca();
         let server = self.certificate(facts, &member, "server", "ca.crt");
+        if serves_both && peer_ca.is_none() {
+            return Ok(vec![(name(SERVER), server)]);
+        }
         let mut peer = self.certificate(
             facts,
             &member,
@@ -119,25 +126,26 @@ impl Settings {
         );
         peer.ca = Some(peer_ca.unwrap_or(&self.ca).clone());
         peer.role = self.peer_role.clone().or(peer.role);
-        Ok(vec![(name("etcd-server"), server), (name("etcd-peer"), peer)])
+        Ok(vec![(name(SERVER), server), (name(PEER), peer)])
+    }
+
+    fn other_peer_ca(&self) -> Option<&At<Name>> {
+        self.peer_ca.as_ref().filter(|peer| peer.get_ref() != self.ca.get_ref())
     }
 
     /// etcd's own configuration, unless `render = false`.
     pub fn files(&self, around: Surroundings<'_>, expanded: &Expanded) -> Result<Vec<File>, Vec<Fault>> {
-        let (Some(server), Some(peer)) =
-            (expanded.get(&name("etcd-server")), expanded.get(&name("etcd-peer")))
-        else {
+        let Some(server) = expanded.get(&name(SERVER)).filter(|_| self.render) else {
             return Ok(Vec::new());
         };
-        if !self.render {
-            return Ok(Vec::new());
-        }
+        let peer = expanded.get(&name(PEER)).unwrap_or(server);
         let member = self.member(around.facts)?;
         let mut rendered = self.yaml(&member, around, [server, peer]);
         let owned: Vec<String> = rendered.keys().filter(|key| *key != "logger").cloned().collect();
         let owned: Vec<&str> = owned.iter().map(String::as_str).collect();
         pass_through(&mut rendered, self.settings.as_ref(), &owned)?;
-        let needs = [server.name.clone(), peer.name.clone()];
+        let mut needs = vec![server.name.clone(), peer.name.clone()];
+        needs.dedup();
         Ok(match self.format {
             Format::Yaml => vec![
                 open_file("etcd-config", YAML, Content::Yaml(rendered), &needs, self.replace),

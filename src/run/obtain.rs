@@ -8,10 +8,10 @@ use super::failure::Failure;
 use super::survey::Survey;
 use super::{Run, Trusts};
 use crate::bundle::{Bundle, Pair, Rejected, at};
-use crate::ca::{self, Ca, Request};
+use crate::ca::{self, Ca, Issued, Renewal, Request};
 use crate::certificate::Certificate;
 use crate::disk;
-use crate::key::{Key, Pending};
+use crate::key::{Dialect, Key, Pending};
 use crate::plan::{self, Reason, Verdict};
 use crate::report::chain;
 use crate::setting::Name;
@@ -32,18 +32,14 @@ impl Run<'_> {
         }
         let verdict = survey.verdicts.get(name);
         disk::prove_writable(self.root(), certificate, verdict.and_then(Verdict::bundle).is_some())?;
-        let pending = self.pending(survey, certificate, settings, verdict)?;
         info!(certificate = %name, ca = %certificate.ca, "asking for a certificate: {}", reason_of(verdict));
-        let request = Request {
-            name,
-            csr: &pending.csr,
-            identity: &certificate.identity,
-            role: certificate.role.as_deref(),
+        let (key, issued) = match self.renewed(certificate, ca, verdict).await? {
+            Some(renewed) => renewed,
+            None => self.requested(survey, certificate, settings, ca, verdict).await?,
         };
-        let issued = ca.obtain(&request).await?;
         let now = self.world.clock.now();
-        let accepted = Pair::new(pending.key.clone(), issued.chain)
-            .and_then(|pair| plan::accept(certificate, pair, anchors, now));
+        let accepted =
+            Pair::new(key, issued.chain).and_then(|pair| plan::accept(certificate, pair, anchors, now));
         let bundle = match accepted {
             Ok(bundle) => bundle,
             Err(why) => return Err(self.rejected(certificate, settings, why)),
@@ -52,6 +48,47 @@ impl Run<'_> {
         disk::drop_pending(self.root(), name)?;
         info!(certificate = %name, ca = %certificate.ca, "installed, valid until {}", at(bundle.leaf().not_after));
         Ok((bundle, reason_of(verdict)))
+    }
+
+    /// A certificate in force whose CA renews it by its own means, with its own key.
+    async fn renewed(
+        &self,
+        certificate: &Certificate,
+        ca: &Ca,
+        verdict: Option<&Verdict>,
+    ) -> Result<Option<(Arc<Key>, Issued)>, Failure> {
+        let Some(Verdict::Renew(bundle, _)) = verdict.filter(|_| !certificate.rotate_key) else {
+            return Ok(None);
+        };
+        let renewed = ca.renew(&Renewal { bundle, identity: &certificate.identity }).await?;
+        Ok(renewed.map(|issued| (bundle.pair().key().clone(), issued)))
+    }
+
+    async fn requested(
+        &self,
+        survey: &Survey,
+        certificate: &Certificate,
+        settings: &ca::Settings,
+        ca: &Ca,
+        verdict: Option<&Verdict>,
+    ) -> Result<(Arc<Key>, Issued), Failure> {
+        let held = verdict.and_then(Verdict::pair);
+        // A CA that renews by its own means has been asked to; what it signs anew is for a new key.
+        let kept = held.filter(|pair| {
+            !certificate.rotate_key
+                && !settings.keeps_names()
+                && pair.leaf().has_key_kind(certificate.identity.key)
+        });
+        let pending = self.pending(survey, certificate, &ca.dialect()?, held, kept)?;
+        let request = Request {
+            name: &certificate.name,
+            csr: &pending.csr,
+            identity: &certificate.identity,
+            role: certificate.role.as_deref(),
+            held: held.map(Pair::leaf),
+        };
+        let issued = ca.obtain(&request).await?;
+        Ok((pending.key, issued))
     }
 
     fn signer<'s>(
@@ -67,28 +104,24 @@ impl Run<'_> {
         Ok((anchors.as_ref().ok_or_else(waits)?, settings, ca))
     }
 
-    /// The request that is still open, if it asks for what is wanted now; else a new one, on disk before it
-    /// is sent.
+    /// The request that is still open, if it asks for what is wanted now; else a new one, with the key that
+    /// is to be kept if there is one, on disk before it is sent.
     fn pending(
         &self,
         survey: &Survey,
         certificate: &Certificate,
-        settings: &ca::Settings,
-        verdict: Option<&Verdict>,
+        dialect: &Dialect,
+        held: Option<&Pair>,
+        kept: Option<&Pair>,
     ) -> Result<Pending, Failure> {
-        let (wanted, dialect) = (&certificate.identity, settings.dialect());
+        let wanted = &certificate.identity;
         let open = if survey.cloned { None } else { disk::pending(self.root(), &certificate.name)? };
         // A power cut can bring a request back that was answered: its key is in use already.
-        let used =
-            |open: &Pending| verdict.and_then(Verdict::pair).is_some_and(|pair| pair.leaf().is_of(&open.key));
-        if let Some(open) =
-            open.filter(|open| open.asks_for(wanted, dialect) && !(certificate.rotate_key && used(open)))
-        {
+        let used = |open: &Pending| held.is_some_and(|pair| pair.leaf().is_of(&open.key));
+        let open = open.filter(|open| !(certificate.rotate_key && used(open)));
+        if let Some(open) = open.filter(|open| open.asks_for(wanted, dialect)) {
             return Ok(open);
         }
-        let kept = verdict
-            .and_then(Verdict::pair)
-            .filter(|pair| !certificate.rotate_key && pair.leaf().has_key_kind(wanted.key));
         let key = match kept {
             Some(pair) => pair.key().clone(),
             None => Arc::new(Key::generate(wanted.key)?),
@@ -100,7 +133,12 @@ impl Run<'_> {
 
     /// A request that led to a bad answer is not made again as it is.
     fn rejected(&self, certificate: &Certificate, settings: &ca::Settings, why: Rejected) -> Failure {
-        if let Err(error) = disk::drop_pending(self.root(), &certificate.name) {
+        let dropped = match settings.keeps_names() {
+            // What is signed there is for this key, and nothing else will be.
+            true => Ok(()),
+            false => disk::drop_pending(self.root(), &certificate.name),
+        };
+        if let Err(error) = dropped {
             warn!(certificate = %certificate.name, "{}", chain(&error));
         }
         let hint = settings.hint(&why).map(|hint| format!(". {hint}")).unwrap_or_default();

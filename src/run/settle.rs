@@ -114,7 +114,12 @@ impl Run<'_> {
                 Some(Done::Repaired(what)) => {
                     (line.action, line.reason, line.changed) = (Action::Repair, what.clone(), true);
                 }
-                Some(Done::Failed(failure)) => line.trouble = Some(failure.trouble()),
+                Some(Done::Failed(failure)) => {
+                    line.trouble = Some(failure.trouble());
+                    if failure.is_blocked() {
+                        line.action = Action::Blocked;
+                    }
+                }
                 None => {}
             }
             line
@@ -135,7 +140,7 @@ impl Run<'_> {
         Report {
             certificates: certificates.collect(),
             files: trusts.chain(files).collect(),
-            notes: Vec::new(),
+            notes: survey.notes(),
         }
     }
 }

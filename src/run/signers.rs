@@ -106,7 +106,15 @@ impl Run<'_> {
     }
 
     fn server_anchors(&self, name: &Name, settings: &ca::Settings) -> Result<Option<Anchors>, Failure> {
-        let Some(Tls::File(path)) = settings.tls() else { return Ok(None) };
+        let path = match settings.tls() {
+            Some(Tls::File(path)) => path,
+            // What was taken the first time vouches from then on.
+            Some(Tls::FirstUse) => {
+                let known = disk::read_state(self.root(), &anchor_state(name))?;
+                return Ok(known.and_then(|text| Anchors::parse(text.as_bytes()).ok()));
+            }
+            Some(Tls::Pins(_) | Tls::System) | None => return Ok(None),
+        };
         match disk::read_text(self.root(), path, TEXT)? {
             Some((text, _)) => Anchors::parse(text.as_bytes())
                 .map(Some)

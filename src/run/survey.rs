@@ -15,7 +15,7 @@ use crate::disk::{self, DiskError};
 use crate::facts::{self, Facts};
 use crate::file::{Content, File};
 use crate::node::{self, Node, TrustFile};
-use crate::plan::{self, Verdict};
+use crate::plan::{self, Reason, Verdict};
 use crate::render;
 use crate::report::{Action, CertificateLine, FileLine, chain};
 use crate::root::Root;
@@ -145,7 +145,7 @@ fn known_anchors(root: &Root, name: &Name, ca: &ca::Settings) -> Result<Option<A
             Ok(known.and_then(|known| Anchors::pinned(known.certificates(), pins).ok()))
         }
         // What is damaged here is asked for again.
-        Some(AnchorSource::Published) | None => {
+        Some(AnchorSource::Published | AnchorSource::FirstUse) | None => {
             Ok(disk::read_state(root, &anchor_state(name))?.and_then(|text| parse(&text).ok()))
         }
     }
@@ -211,7 +211,12 @@ impl Survey {
         let drift = self.drifts.get(&certificate.name).map(Vec::as_slice).unwrap_or_default();
         let leaf = verdict.and_then(Verdict::pair).map(|pair| pair.leaf().clone());
         let (action, reason) = match verdict.and_then(Verdict::reason) {
-            Some(reason) => (Action::Obtain, reason.to_string()),
+            Some(reason) => match self.blocked(certificate) {
+                Some(remedy) => {
+                    (Action::Blocked, format!("{reason}; it is in the way itself: {remedy} frees its name"))
+                }
+                None => (Action::Obtain, reason.to_string()),
+            },
             None if !drift.is_empty() => (Action::Repair, drift.join("; ")),
             None => (Action::Keep, AS_CONFIGURED.to_owned()),
         };
@@ -233,6 +238,21 @@ impl Survey {
         }
     }
 
+    /// What its CA's operator has to do first, where the certificate that is held bears the only name that
+    /// the new one can have.
+    fn blocked(&self, certificate: &Certificate) -> Option<String> {
+        let wanted = &certificate.identity.common_name;
+        let verdict = self.verdicts.get(&certificate.name)?;
+        let held = verdict.pair().filter(|pair| pair.leaf().common_names == [wanted.as_str()])?;
+        let renewable = verdict.bundle().is_some() && !certificate.rotate_key;
+        let known = !matches!(verdict.reason(), Some(Reason::AnchorsUnknown));
+        let same_key = held.leaf().has_key_kind(certificate.identity.key);
+        if renewable && same_key || !known {
+            return None;
+        }
+        self.config.cas.get(&certificate.ca)?.frees(wanted)
+    }
+
     fn paths(&self, certificate: &Certificate) -> Vec<(&'static str, PathBuf)> {
         let mut paths = certificate.place.paths();
         paths.extend(certificate.trust.iter().map(|path| ("ca", path.clone())));
@@ -246,6 +266,19 @@ impl Survey {
             anchors.join(self.anchors.get(ca)?.as_ref().ok()?.as_ref()?);
         }
         Some(anchors)
+    }
+
+    /// What a person should know: a CA that no one vouched for is named until someone does.
+    pub(super) fn notes(&self) -> Vec<String> {
+        let unseen = self.config.cas.iter().filter(|(_, ca)| ca.anchors() == Some(&AnchorSource::FirstUse));
+        unseen
+            .flat_map(|(name, _)| {
+                let known = self.anchors.get(name).and_then(|known| known.as_ref().ok()?.as_ref());
+                known.map(Anchors::describe).unwrap_or_default().into_iter().map(move |(subject, pin, _)| {
+                    format!("CA {name}: {subject:?} was taken unseen (first_use = true); compare {pin} with what its operator says, then write tls.pins = [\"{pin}\"] instead")
+                })
+            })
+            .collect()
     }
 
     pub(super) fn trust_line(&self, world: &World, trust: &TrustFile) -> FileLine {
