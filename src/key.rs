@@ -50,7 +50,10 @@ impl Key {
             KeyKind::P256 => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256),
             KeyKind::P384 => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384),
             KeyKind::P521 => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P521_SHA512),
-            KeyKind::Ed25519 => KeyPair::generate_for(&rcgen::PKCS_ED25519),
+            KeyKind::Ed25519 => {
+                let none = KeyError::Make(kind, rcgen::Error::KeyGenerationUnavailable);
+                return Self::ed25519().ok_or(none);
+            }
             KeyKind::Rsa2048 => KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, RsaKeySize::_2048),
             KeyKind::Rsa3072 => KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, RsaKeySize::_3072),
             KeyKind::Rsa4096 => KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, RsaKeySize::_4096),
@@ -58,6 +61,14 @@ impl Key {
         let pair = made.map_err(|source| KeyError::Make(kind, source))?;
         let pem = Zeroizing::new(pair.serialize_pem());
         Ok(Self { pair, pem })
+    }
+
+    /// rcgen would write the public half into the key too (RFC 8410 section 7, version 2), which OpenSSL 3.0
+    /// cannot read.
+    fn ed25519() -> Option<Self> {
+        let made = aws_lc_rs::signature::Ed25519KeyPair::generate().ok()?;
+        let der = made.to_pkcs8v1().ok()?;
+        Self::parse(&Zeroizing::new(pem_block("PRIVATE KEY", der.as_ref()))).ok()
     }
 
     /// Reads a key and keeps its text as it is: a SEC1 key written anew would be mislabelled.

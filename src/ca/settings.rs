@@ -115,12 +115,14 @@ impl Faults<'_> {
         first_use: bool,
     ) -> (Option<At<Tls>>, Option<At<AnchorSource>>) {
         match (tls, anchors) {
-            (None, None) if first_use => {
-                (Some(At::new(0..0, Tls::FirstUse)), Some(At::new(0..0, AnchorSource::FirstUse)))
-            }
             (tls, anchors) if first_use => {
-                self.add(None, "has first_use beside tls or anchors, which are better; leave first_use out");
-                (tls, anchors)
+                if tls.is_some() || anchors.is_some() {
+                    self.add(
+                        None,
+                        "has first_use beside tls or anchors, which are better; leave first_use out",
+                    );
+                }
+                (Some(At::new(0..0, Tls::FirstUse)), Some(At::new(0..0, AnchorSource::FirstUse)))
             }
             (Some(tls), None) => {
                 let anchors = match tls.get_ref() {

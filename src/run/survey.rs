@@ -212,9 +212,7 @@ impl Survey {
         let leaf = verdict.and_then(Verdict::pair).map(|pair| pair.leaf().clone());
         let (action, reason) = match verdict.and_then(Verdict::reason) {
             Some(reason) => match self.blocked(certificate) {
-                Some(remedy) => {
-                    (Action::Blocked, format!("{reason}; it is in the way itself: {remedy} frees its name"))
-                }
+                Some(remedy) => (Action::Blocked, format!("{reason}; first {remedy} has to free its name")),
                 None => (Action::Obtain, reason.to_string()),
             },
             None if !drift.is_empty() => (Action::Repair, drift.join("; ")),

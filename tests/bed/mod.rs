@@ -13,6 +13,7 @@ mod host;
 mod lan;
 mod openbao;
 mod process;
+mod puppet;
 mod x509;
 
 pub(crate) use etcd::{Etcd, EtcdRelease, Member};
@@ -20,6 +21,7 @@ pub(crate) use host::{Host, Outcome};
 pub(crate) use lan::{Lan, Netns};
 pub(crate) use openbao::{Login, Openbao, Pki};
 pub(crate) use process::{Daemon, Ended, ended, must};
+pub(crate) use puppet::{Autosign, PuppetConfig, Puppetserver, fingerprint};
 pub(crate) use x509::{Authority, Inspected, ServerCertificate, blocks, inspect};
 
 use std::net::{Ipv4Addr, TcpListener};
