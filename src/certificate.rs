@@ -11,6 +11,7 @@ use std::time::SystemTime;
 use serde::Deserialize;
 
 use crate::bundle::Leaf;
+use crate::hooks::{self, Hook};
 use crate::identity::{Identity, KeyKind, Usage};
 use crate::setting::{At, Fault, Mode, Name, Scope, Span, Template};
 
@@ -39,6 +40,8 @@ pub struct Settings {
     pub group: Option<String>,
     pub mode: Option<Modes>,
     pub replace: Option<bool>,
+    pub reload: Option<At<Vec<String>>>,
+    pub hooks: Option<Vec<Hook>>,
 }
 
 /// `files`: the names of a certificate's files in its directory.
@@ -96,6 +99,8 @@ pub struct Certificate {
     pub place: Place,
     /// The trust file that goes with it.
     pub trust: Option<PathBuf>,
+    /// Who is told of a change.
+    pub hooks: Vec<Hook>,
 }
 
 /// Where the files of a pair lie, and whose they are.
@@ -192,6 +197,8 @@ impl Settings {
                 (own, base) => own.or(base),
             },
             replace: self.replace.or(base.replace),
+            reload: self.reload.or(base.reload),
+            hooks: self.hooks.or(base.hooks),
         }
     }
 
@@ -203,8 +210,9 @@ impl Settings {
         scope: &Scope,
     ) -> Result<Certificate, Vec<Fault>> {
         let mut reading = Reading { faults: Vec::new(), name, span, scope };
-        let identity = reading.identity(self);
         let certname = reading.certname(self);
+        let identity = reading.identity(self, certname.as_deref());
+        let hooks = reading.hooks(self);
         let place = reading.place(self);
         let ca = self.ca.as_ref().map(|ca| ca.get_ref().clone());
         if ca.is_none() {
@@ -226,6 +234,7 @@ impl Settings {
                 renew_at,
                 trust: self.trust_path(&place.directory),
                 place,
+                hooks,
             }),
             _ => Err(reading.faults),
         }
@@ -264,16 +273,16 @@ impl Reading<'_> {
         self.faults.push(Fault::at(span, format!("certificate {} {message}", self.name)));
     }
 
-    fn identity(&mut self, settings: &Settings) -> Identity {
+    fn identity(&mut self, settings: &Settings, certname: Option<&str>) -> Identity {
         let common_name =
             settings.common_name.as_ref().map(|cn| (cn.span(), cn.get_ref().render(self.scope)));
         let common_name = match common_name {
             Some((_, Ok(text))) => text,
             Some((span, Err(why))) => {
                 self.fault(Some(span), format!("has a faulty common_name: {why}"));
-                return self.identity(&Settings { common_name: None, ..settings.clone() });
+                return self.identity(&Settings { common_name: None, ..settings.clone() }, certname);
             }
-            None => String::new(),
+            None => certname.unwrap_or_default().to_owned(),
         };
         let usages = settings.usages.as_ref().map(|usages| usages.get_ref().clone());
         if usages.as_ref().is_some_and(BTreeSet::is_empty) {
@@ -316,6 +325,16 @@ impl Reading<'_> {
         rendered
             .map_err(|why| self.fault(Some(certname.span()), format!("has a faulty certname: {why}")))
             .ok()
+    }
+
+    fn hooks(&mut self, settings: &Settings) -> Vec<Hook> {
+        let mut hooks = settings.hooks.clone().unwrap_or_default();
+        match settings.reload.as_ref().map(|units| (units.span(), hooks::reloads(units.get_ref()))) {
+            Some((_, Ok(reloads))) => hooks.extend(reloads),
+            Some((span, Err(why))) => self.fault(Some(span), format!("has a faulty reload: {why}")),
+            None => {}
+        }
+        hooks
     }
 
     fn names(&mut self, key: &str, list: Option<&At<Vec<Template>>>) -> Vec<String> {

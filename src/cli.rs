@@ -93,7 +93,7 @@ pub enum Command {
     Facts,
     /// Fetch a CA's certificates without trusting them and print the lines for the configuration
     Trust {
-        /// The server's address, such as https://vault.example.com:8200
+        /// HTTPS address of the server; with the path of a Vault mount, that mount's CA is shown too
         url: String,
     },
     /// Print the completions of a shell

@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 use crate::certificate::{self, Certificate};
 use crate::facts::Facts;
 use crate::file::{Content, File};
+use crate::hooks::Deed;
 use crate::setting::{At, Fault, Mode, Name, Template};
 
 pub mod etcd;
@@ -90,5 +91,7 @@ fn open_file(file_name: &str, at: &str, content: Content, needs: &[Name], replac
         owner: certificate::Owner::default(),
         mode: Mode(0o644),
         replace,
+        // A drop-in is of no use before systemd has read it.
+        deeds: if at.starts_with("/etc/systemd/") { vec![Deed::DaemonReload] } else { Vec::new() },
     }
 }

@@ -28,7 +28,7 @@ pub use outside::{present, put_outside, read_outside};
 pub use plain::{ABSENT, differs, list_dropins, put, read_text, trust_is, widen};
 pub use repair::{drift, repair};
 pub use secret::secret;
-pub use state::{drop_pending, drop_state, keep_pending, keep_state, pending, read_state, state_modified};
+pub use state::{drop_pending, drop_state, keep_pending, keep_state, pending, read_state};
 
 /// Certificates, keys, trust and rendered files: more than any has.
 const LIMIT: usize = 1024 * 1024;
@@ -116,10 +116,11 @@ pub fn lock(root: &Root, wait: Duration) -> Result<Lock, DiskError> {
     Ok(Lock { _file: file })
 }
 
+/// Always as wide as the longest number: over an older one nothing has to be cut off, which ext4 takes
+/// longer for than a whole run without work.
 fn write_pid(file: &mut File) -> std::io::Result<()> {
-    file.set_len(0)?;
     file.rewind()?;
-    writeln!(file, "{}", std::process::id())
+    writeln!(file, "{:>10}", std::process::id())
 }
 
 fn read_pid(file: &mut File) -> Option<u32> {

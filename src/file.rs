@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use crate::certificate::Owner;
+use crate::hooks::{Deed, Hook};
 use crate::setting::{At, Mode, Name};
 
 /// `[file.NAME]`: any file, from a template.
@@ -21,6 +22,9 @@ pub struct Settings {
     pub mode: Option<Mode>,
     #[serde(default)]
     pub replace: bool,
+    pub reload: Option<At<Vec<String>>>,
+    #[serde(default)]
+    pub hooks: Vec<Hook>,
 }
 
 /// A file that this host is to hold.
@@ -40,6 +44,8 @@ pub struct File {
     pub mode: Mode,
     /// Whether a file that someone else wrote may be replaced, with a backup.
     pub replace: bool,
+    /// What is done when it changed.
+    pub deeds: Vec<Deed>,
 }
 
 /// What is in a rendered file, as data; `render` gives it its form.

@@ -26,6 +26,7 @@ const MARGIN: Duration = Duration::from_secs(30);
 const SOMETHING_TO_DO: u8 = 3;
 
 fn main() -> ExitCode {
+    seal();
     let cli = Cli::parse();
     let live = cli.global.root.as_os_str() == "/";
     start_logging(cli.global.verbose, live);
@@ -38,6 +39,13 @@ fn main() -> ExitCode {
     }
 }
 
+/// No core file and no debugger of the same user shall see a key: core(5), prctl(2) PR_SET_DUMPABLE.
+fn seal() {
+    // Where a sandbox forbids it, the unit's LimitCORE=0 stands.
+    let _ = nix::sys::prctl::set_dumpable(false);
+    let _ = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0);
+}
+
 fn answer(cli: &Cli, live: bool) -> Result<u8, Error> {
     match &cli.command {
         Command::Run { only, missing, force, deadline } => {
@@ -47,7 +55,7 @@ fn answer(cli: &Cli, live: bool) -> Result<u8, Error> {
         Command::Plan { only, exit_code } => {
             let world = world(cli)?;
             let survey = run::survey(&world, false)?;
-            let report = run::plan(&survey, &world, only)?;
+            let report = run::status(&survey, &world, only)?;
             print(cli, &report.plan(), || report.json(&survey.facts, true));
             let idle = report.is_idle();
             Ok(if *exit_code { if idle { 0 } else { SOMETHING_TO_DO } } else { report.exit().code() })
@@ -93,15 +101,19 @@ fn bring(cli: &Cli, ask: &Ask, live: bool) -> Result<u8, Error> {
     if live {
         notify(&[sd_notify::NotifyState::ExtendTimeoutUsec(micros(ask.deadline + MARGIN))]);
     }
-    let (report, facts) = runtime().block_on(run::run(&world, ask))?;
+    let (report, facts) = wait_for(run::run(&world, ask))?;
     print(cli, &report.done(), || report.json(&facts, true));
     Ok(report.exit().code())
 }
 
 /// One thread is enough: the program waits for one server, or for the disk.
-fn runtime() -> tokio::runtime::Runtime {
+fn wait_for<T>(work: impl Future<Output = T>) -> T {
     #[allow(clippy::expect_used, reason = "it fails only where the kernel gives no file descriptor")]
-    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("an event queue")
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("an event queue");
+    let done = runtime.block_on(work);
+    // A name that is still being looked up must not hold the end up: getaddrinfo(3) cannot be stopped.
+    runtime.shutdown_background();
+    done
 }
 
 /// Nagios plugin codes with `--check`; 0 or 1 with `--usable`.
@@ -130,7 +142,7 @@ fn status(
 }
 
 fn trust(cli: &Cli, url: &str) -> u8 {
-    match runtime().block_on(ca::glance::presented(url)) {
+    match wait_for(ca::glance::presented(url)) {
         Ok(presented) => {
             print(cli, &presented.lines(), || presented.json());
             0

@@ -8,7 +8,8 @@ use crate::certificate::{Certificate, Owner, is_plain_path};
 use crate::component::{Certificates, Surroundings, etcd};
 use crate::config::{Config, Faults};
 use crate::facts::Facts;
-use crate::file::{Content, File};
+use crate::file::{self, Content, File};
+use crate::hooks::{self, Deed};
 use crate::setting::{At, Fault, Mode, Name, Scope};
 
 /// Everything this host is to hold.
@@ -201,6 +202,7 @@ impl Expanding<'_> {
                 owner: Owner { user: settings.owner.clone(), group: settings.group.clone() },
                 mode: settings.mode.unwrap_or(Mode(0o644)),
                 replace: settings.replace,
+                deeds: deeds(name, settings, &mut self.faults),
             });
         }
     }
@@ -290,4 +292,17 @@ impl Expanding<'_> {
         let ca = ca.filter(|ca| strict || !ca.logs_in_otherwise());
         ca.into_iter().flat_map(ca::Settings::logs_in_with).map(At::get_ref)
     }
+}
+
+fn deeds(name: &Name, settings: &file::Settings, faults: &mut Vec<Fault>) -> Vec<Deed> {
+    let reload = settings.reload.as_ref().map(|units| (units.span(), hooks::reloads(units.get_ref())));
+    let reloads = match reload {
+        Some((_, Ok(reloads))) => reloads,
+        Some((span, Err(why))) => {
+            faults.push(Fault::at(span, format!("file {name} has a faulty reload: {why}")));
+            Vec::new()
+        }
+        None => Vec::new(),
+    };
+    settings.hooks.iter().chain(&reloads).map(|hook| hook.deed.clone()).collect()
 }

@@ -135,6 +135,15 @@ pub struct FileLine {
     pub trouble: Option<Trouble>,
 }
 
+/// A hook that is owed, or was.
+#[derive(Debug)]
+pub struct OwedLine {
+    /// What is to be done.
+    pub deed: String,
+    /// Why it was not done, if it was tried.
+    pub trouble: Option<Trouble>,
+}
+
 /// What a command found or did.
 #[derive(Debug, Default)]
 pub struct Report {
@@ -142,6 +151,8 @@ pub struct Report {
     pub certificates: Vec<CertificateLine>,
     /// Trust files and rendered files.
     pub files: Vec<FileLine>,
+    /// Hooks: what `run` did, and what `status` finds undone.
+    pub owed: Vec<OwedLine>,
     /// What a person should know besides.
     pub notes: Vec<String>,
 }
@@ -149,15 +160,20 @@ pub struct Report {
 impl Report {
     /// The highest exit code of all its parts.
     pub fn exit(&self) -> Exit {
+        self.troubles().map(|trouble| trouble.exit).max().unwrap_or(Exit::Done)
+    }
+
+    fn troubles(&self) -> impl Iterator<Item = &Trouble> {
         let certificates = self.certificates.iter().filter_map(|line| line.trouble.as_ref());
         let files = self.files.iter().filter_map(|line| line.trouble.as_ref());
-        certificates.chain(files).map(|trouble| trouble.exit).max().unwrap_or(Exit::Done)
+        certificates.chain(files).chain(self.owed.iter().filter_map(|line| line.trouble.as_ref()))
     }
 
     /// Whether there is anything to do, or was.
     pub fn is_idle(&self) -> bool {
         self.certificates.iter().all(|line| line.action == Action::Keep && line.trouble.is_none())
             && self.files.iter().all(|line| line.action == Action::Keep && line.trouble.is_none())
+            && self.owed.is_empty()
     }
 
     /// What `run` says at its end.
@@ -165,16 +181,13 @@ impl Report {
         let mut text = self.lines(Action::past);
         let changed = self.certificates.iter().filter(|line| line.changed).count();
         let files = self.files.iter().filter(|line| line.changed).count();
-        let failed = self.certificates.iter().filter_map(|line| line.trouble.as_ref()).count()
-            + self.files.iter().filter_map(|line| line.trouble.as_ref()).count();
+        let failed = self.troubles().count();
         let _ = match (self.is_idle(), failed) {
             (true, _) => writeln!(text, "nothing to do: everything is as configured"),
             (false, 0) => {
                 writeln!(text, "done: {} and {} changed", count(changed, "certificate"), count(files, "file"))
             }
-            (false, _) => {
-                writeln!(text, "not done: {failed} of {} failed", self.certificates.len() + self.files.len())
-            }
+            (false, _) => writeln!(text, "not done: {} failed", count(failed, "thing")),
         };
         text
     }
@@ -204,6 +217,12 @@ impl Report {
             let why = trouble.map_or(reason, |trouble| &trouble.message);
             let _ = writeln!(text, "{verb:<9} {name:<width$}  {why}");
         }
+        for line in &self.owed {
+            let _ = match &line.trouble {
+                None => writeln!(text, "hook      {}", line.deed),
+                Some(trouble) => writeln!(text, "failed    {}  {}", line.deed, trouble.message),
+            };
+        }
         for note in &self.notes {
             let _ = writeln!(text, "note      {note}");
         }
@@ -215,10 +234,16 @@ impl Report {
         let certificates =
             self.certificates.iter().map(|line| (line.state, line.name.to_string(), line.until(now)));
         let files = self.files.iter().map(|line| {
-            let said = if line.action == Action::Keep { String::new() } else { line.reason.clone() };
+            let said = match &line.trouble {
+                Some(trouble) => trouble.message.clone(),
+                None if line.action == Action::Keep => String::new(),
+                None => line.reason.clone(),
+            };
             (file_state(line), line.path.display().to_string(), said)
         });
-        let rows: Vec<_> = certificates.chain(files).collect();
+        let owed =
+            self.owed.iter().map(|line| ("owed", line.deed.clone(), "the next run does it".to_owned()));
+        let rows: Vec<_> = certificates.chain(files).chain(owed).collect();
         let width = rows.iter().map(|(_, name, _)| name.chars().count()).max().unwrap_or(0);
         let line = |(state, name, said): &(&str, String, String)| {
             format!("{state:<13} {name:<width$}  {said}").trim_end().to_owned() + "\n"
@@ -241,6 +266,7 @@ impl Report {
             return (2, format!("NODECERT CRITICAL - {}\n", said(&unusable)));
         }
         let mut warnings: Vec<_> = Some(said(&due)).filter(|said| !said.is_empty()).into_iter().collect();
+        warnings.extend(self.owed.iter().map(|line| format!("owed: {}", line.deed)));
         warnings.extend(files.map(|line| format!("{}: {}", line.path.display(), line.reason)));
         if !warnings.is_empty() {
             return (1, format!("NODECERT WARNING - {}\n", warnings.join("; ")));
@@ -291,7 +317,10 @@ impl Report {
             },
             "certificates": self.certificates.iter().map(|line| line.json(acts)).collect::<Vec<_>>(),
             "files": self.files.iter().map(|line| line.json(acts)).collect::<Vec<_>>(),
-            "owed": [],
+            "owed": self.owed.iter().map(|line| json!({
+                "hook": line.deed,
+                "error": line.trouble.as_ref().map(|trouble| &trouble.message),
+            })).collect::<Vec<_>>(),
             "notes": self.notes,
         })
     }
@@ -304,7 +333,10 @@ impl CertificateLine {
             Ok(left) => format!("until {} ({} left)", at(leaf.not_after), human(left)),
             Err(_) => format!("until {}", at(leaf.not_after)),
         });
-        let reason = (self.state != "valid" || self.action == Action::Repair).then(|| self.reason.clone());
+        let reason = match &self.trouble {
+            Some(trouble) => Some(trouble.message.clone()),
+            None => (self.state != "valid" || self.action == Action::Repair).then(|| self.reason.clone()),
+        };
         until.into_iter().chain(reason).collect::<Vec<_>>().join("; ")
     }
 

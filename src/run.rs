@@ -1,16 +1,17 @@
 //! The flow, to be read from top to bottom. This room alone calls those that do I/O.
 //!
 //! ```text
-//! survey -> learn anchors -> trust files -> waves of obtain -> repair -> files -> report
+//! survey -> learn anchors -> owe -> trust files -> waves of obtain -> repair -> files -> pay -> report
 //! ```
 
 mod failure;
 mod obtain;
+mod owed;
 mod settle;
 mod signers;
 mod survey;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +25,7 @@ use crate::clock::Clock;
 use crate::disk;
 use crate::facts::{self, Facts};
 use crate::plan::Verdict;
-use crate::report::{Report, chain};
+use crate::report::{OwedLine, Report, chain};
 use crate::root::Root;
 use crate::setting::Name;
 
@@ -75,16 +76,16 @@ pub async fn run(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
     let _lock = disk::lock(&world.root, LOCK_WAIT).map_err(Error::Disk)?;
     let mut survey = survey(world, ask.force)?;
     let asked = survey.asked(&ask.only)?;
-    let mut run =
-        Run { world, deadline: Deadline::after(ask.deadline), cas: BTreeMap::new(), done: BTreeMap::new() };
-    run.learn_anchors(&mut survey, ask.force).await;
+    let mut run = Run::new(world, Deadline::after(ask.deadline));
+    run.learn_anchors(&mut survey, ask).await;
+    let due: BTreeSet<_> = asked.iter().filter(|name| survey.is_to_get(name, ask.missing)).cloned().collect();
+    let debts = run.owe(&survey, &due)?;
     let trusts = run.trust_files(&survey);
     for wave in survey.node.waves.clone() {
-        let due = wave.into_iter().filter(|name| asked.contains(name) && survey.is_to_get(name, ask.missing));
-        let due: Vec<_> = due.collect();
-        run.open_cas(&survey, &due);
-        let results = join_all(due.iter().map(|name| run.obtain(&survey, name, &trusts))).await;
-        for (name, result) in due.into_iter().zip(results) {
+        let wave: Vec<_> = wave.into_iter().filter(|name| due.contains(name)).collect();
+        run.open_cas(&survey, &wave);
+        let results = join_all(wave.iter().map(|name| run.obtain(&survey, name, &trusts))).await;
+        for (name, result) in wave.into_iter().zip(results) {
             run.settle(&mut survey, name, result);
         }
     }
@@ -92,30 +93,27 @@ pub async fn run(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
     let files = run.files(&survey);
     run.close().await;
     run.remember_machine(&survey, ask)?;
-    let report = run.report(&survey, ask, &trusts, files);
+    let owed = run.pay(&survey, debts)?;
+    let report = run.report(&survey, ask, &trusts, files, owed);
     Ok((report, survey.facts))
 }
 
-/// What `run` would do, without doing it.
-pub fn plan(survey: &Survey, world: &World, only: &[Name]) -> Result<Report, Error> {
-    let asked = survey.asked(only)?;
-    let mut report = status(survey, world, only)?;
-    report.certificates.retain(|line| asked.contains(&line.name));
-    Ok(report)
-}
-
-/// What is there.
+/// What is there and what `run` would do about it, without doing it.
 pub fn status(survey: &Survey, world: &World, only: &[Name]) -> Result<Report, Error> {
     let asked = survey.asked(only)?;
     let chosen = survey.node.certificates.values().filter(|certificate| asked.contains(&certificate.name));
-    let certificates = chosen.map(|certificate| survey.line(certificate)).collect();
     let mut files: Vec<_> = survey.node.trusts.iter().map(|trust| survey.trust_line(world, trust)).collect();
     files.extend(survey.node.files.iter().map(|file| survey.file_line(world, file)));
     if !only.is_empty() {
-        let needed = |path: &Path| survey.belongs(path, &asked);
-        files.retain(|line| needed(&line.path));
+        files.retain(|line| survey.belongs(&line.path, &asked));
     }
-    Ok(Report { certificates, files, notes: survey.notes() })
+    let owed = owed::deeds(&owed::read(&world.root)?);
+    Ok(Report {
+        certificates: chosen.map(|certificate| survey.line(certificate)).collect(),
+        files,
+        owed: owed.iter().map(|deed| OwedLine { deed: deed.to_string(), trouble: None }).collect(),
+        notes: survey.notes(),
+    })
 }
 
 /// Writes metrics where the caller wants them, whole or not at all.
@@ -128,6 +126,8 @@ struct Run<'a> {
     world: &'a World,
     deadline: Deadline,
     cas: BTreeMap<Name, Result<Ca, Failure>>,
+    /// The CAs whose anchors could not be read again.
+    stale: BTreeMap<Name, Failure>,
     done: BTreeMap<Name, Done>,
 }
 
@@ -141,7 +141,11 @@ enum Done {
 /// What became of the trust files, by path.
 type Trusts = BTreeMap<PathBuf, Result<bool, Failure>>;
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    fn new(world: &'a World, deadline: Deadline) -> Self {
+        Self { world, deadline, cas: BTreeMap::new(), stale: BTreeMap::new(), done: BTreeMap::new() }
+    }
+
     fn root(&self) -> &Root {
         &self.world.root
     }

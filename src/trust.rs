@@ -232,6 +232,11 @@ impl Anchors {
         other.0.iter().for_each(|der| self.add(der.clone()));
     }
 
+    /// Those that have not expired.
+    pub fn unexpired(&self, now: SystemTime) -> Self {
+        Self(self.0.iter().filter(|der| not_after(der) >= now).cloned().collect())
+    }
+
     /// Whether all of the other's anchors are among these.
     pub fn contain(&self, other: &Self) -> bool {
         other.0.iter().all(|der| self.0.contains(der))

@@ -4,7 +4,6 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use zeroize::Zeroizing;
 
@@ -48,13 +47,6 @@ pub fn read_state(root: &Root, relative: &str) -> Result<Option<Zeroizing<String
         Ok(text) => Ok(Some(Zeroizing::new(text.to_owned()))),
         Err(_) => Err(RootError::NotText { path: root.shown(&path) }.into()),
     }
-}
-
-/// When a file of state was last kept; `None` if it is not there.
-pub fn state_modified(root: &Root, relative: &str) -> Result<Option<SystemTime>, DiskError> {
-    let path = state_path(relative);
-    let (Some(dir), name) = root.parent(&path)? else { return Ok(None) };
-    Ok(dir.stat(name)?.map(|meta| meta.modified))
 }
 
 /// Removes a file of state, if it is there, durably: a one-time secret does not come back.

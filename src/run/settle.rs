@@ -11,7 +11,8 @@ use crate::certificate::Owner;
 use crate::disk;
 use crate::file::File;
 use crate::plan::Verdict;
-use crate::report::{Action, FileLine, Report};
+use crate::report::{Action, FileLine, OwedLine, Report};
+use crate::root::Owners;
 use crate::setting::Name;
 
 impl Run<'_> {
@@ -86,6 +87,15 @@ impl Run<'_> {
         lines.collect()
     }
 
+    fn notes(&self, survey: &Survey) -> Vec<String> {
+        let wanted =
+            survey.node.certificates.values().any(|certificate| certificate.place.owner.user.is_some());
+        match self.root().owners() {
+            Owners::LeftAlone(why) if wanted => vec![format!("owners were left alone: {why}")],
+            _ => Vec::new(),
+        }
+    }
+
     /// The state is this machine's from now on, once nothing of another machine is left in it.
     pub(super) fn remember_machine(&self, survey: &Survey, ask: &Ask) -> Result<(), Error> {
         let Some(id) = &survey.facts.machine_id else { return Ok(()) };
@@ -100,7 +110,14 @@ impl Run<'_> {
         }
     }
 
-    pub(super) fn report(&self, survey: &Survey, ask: &Ask, trusts: &Trusts, files: Vec<FileLine>) -> Report {
+    pub(super) fn report(
+        &self,
+        survey: &Survey,
+        ask: &Ask,
+        trusts: &Trusts,
+        files: Vec<FileLine>,
+        owed: Vec<OwedLine>,
+    ) -> Report {
         let certificates = survey.node.certificates.values().map(|certificate| {
             let mut line = survey.line(certificate);
             if let (Some(Verdict::Renew(..)), true) = (survey.verdicts.get(&certificate.name), ask.missing) {
@@ -135,12 +152,16 @@ impl Run<'_> {
                 Some(Err(failure)) => line.trouble = Some(failure.trouble()),
                 None => line.action = Action::Blocked,
             }
+            if let Some(failure) = trust.cas.iter().find_map(|ca| self.stale.get(ca)) {
+                line.trouble = Some(failure.trouble());
+            }
             line
         });
         Report {
             certificates: certificates.collect(),
             files: trusts.chain(files).collect(),
-            notes: survey.notes(),
+            owed,
+            notes: self.notes(survey).into_iter().chain(survey.notes()).collect(),
         }
     }
 }

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use tracing::{info, warn};
 use zeroize::Zeroizing;
 
 use super::failure::Failure;
 use super::survey::{Survey, anchor_state};
-use super::{Run, TEXT};
+use super::{Ask, Run, TEXT};
 use crate::ca::{self, Ca, Material};
 use crate::disk;
 use crate::hooks;
@@ -16,48 +17,75 @@ use crate::report::chain;
 use crate::setting::{Name, Secret, SecretSource};
 use crate::trust::{AnchorSource, Anchors, Pin, Tls};
 
+/// How the state of a CA's anchors begins: with when they were read, in seconds since 1970.
+const READ_AT: &str = "# read at ";
+
 impl Run<'_> {
-    /// Anchors that are not known yet come from the CA, over the connection that `tls` vouches for; the
-    /// embedded CA is made here, once. What is held is judged again with what was learned.
-    pub(super) async fn learn_anchors(&mut self, survey: &mut Survey, force: bool) {
+    /// Anchors that are not known yet, or were read long ago, come from the CA, over the connection that
+    /// `tls` vouches for; the embedded CA is made here, once. What is held is judged again with what was
+    /// learned. Where nothing can be learned, what is known stays in force.
+    pub(super) async fn learn_anchors(&mut self, survey: &mut Survey, ask: &Ask) {
         let used: BTreeSet<_> =
             survey.node.certificates.values().map(|certificate| certificate.ca.clone()).collect();
         for ca in used {
-            if !matches!(survey.anchors.get(&ca), Some(Ok(None))) {
+            let Some(Ok(known)) = survey.anchors.get(&ca).cloned() else { continue };
+            if known.is_some() && (ask.missing || !self.is_stale(survey, &ca)) {
                 continue;
             }
             self.open_ca(survey, &ca);
-            let learned = self.fetch_anchors(survey, &ca).await;
-            if let Err(failure) = &learned {
-                warn!(ca = %ca, "{}", chain(failure));
+            match (self.fetch_anchors(survey, &ca, known.as_ref()).await, known) {
+                (Ok(anchors), _) => {
+                    survey.anchors.insert(ca.clone(), Ok(Some(anchors)));
+                    survey.judge_again(self.world, &ca, ask.force);
+                }
+                (Err(failure), known) => {
+                    warn!(ca = %ca, "{}", chain(&failure));
+                    match known {
+                        Some(_) => drop(self.stale.insert(ca, failure)),
+                        None => drop(survey.anchors.insert(ca, Err(failure))),
+                    }
+                }
             }
-            survey.anchors.insert(ca.clone(), learned.map(Some));
-            let judged: Vec<_> = survey
-                .node
-                .certificates
-                .values()
-                .filter(|certificate| certificate.ca == ca)
-                .filter_map(|c| Some((c.name.clone(), survey.verdict(self.world, c, force).ok()?)))
-                .collect();
-            survey.verdicts.extend(judged);
         }
+        // One that is logged in to with a certificate of a later wave is opened again when that is there.
+        self.cas.retain(|ca, _| survey.config.cas.get(ca).is_none_or(|ca| ca.logs_in_with().is_empty()));
     }
 
-    async fn fetch_anchors(&self, survey: &Survey, name: &Name) -> Result<Anchors, Failure> {
+    fn is_stale(&self, survey: &Survey, name: &Name) -> bool {
+        let Some(ca) = survey.config.cas.get(name).filter(|ca| ca.needs_anchor_fetch()) else { return false };
+        let state = disk::read_state(self.root(), &anchor_state(name)).ok().flatten();
+        let read = state.and_then(|text| text.lines().next()?.strip_prefix(READ_AT)?.parse::<u64>().ok());
+        let read = SystemTime::UNIX_EPOCH + Duration::from_secs(read.unwrap_or(0));
+        // A time to come was written under a clock that was wrong.
+        survey.now.duration_since(read).map_or(true, |age| age >= ca.refresh)
+    }
+
+    /// What a CA publishes now, beside what is known: an anchor leaves by its own end or by the operator's
+    /// edit alone, for other hosts' certificates may still hang on it.
+    async fn fetch_anchors(
+        &self,
+        survey: &Survey,
+        name: &Name,
+        known: Option<&Anchors>,
+    ) -> Result<Anchors, Failure> {
         let published = match self.cas.get(name) {
             Some(Ok(ca)) => ca.published().await?,
             Some(Err(failure)) => return Err(failure.clone()),
             None => return Err(Failure::Waits(format!("CA {name}"))),
         };
-        let source = survey.config.cas.get(name).and_then(ca::Settings::anchors);
-        let anchors = match source {
+        let found = match survey.config.cas.get(name).and_then(ca::Settings::anchors) {
             Some(AnchorSource::Pins(pins)) => Anchors::pinned(&published, pins),
             _ => Anchors::published(&published),
         };
-        let anchors =
-            anchors.map_err(|source| Failure::Anchors { ca: name.clone(), source: Arc::new(source) })?;
-        disk::keep_state(self.root(), &anchor_state(name), anchors.pem().as_bytes())?;
-        for (subject, pin, _) in anchors.describe() {
+        let found =
+            found.map_err(|source| Failure::Anchors { ca: name.clone(), source: Arc::new(source) })?;
+        let mut anchors = known.map(|known| known.unexpired(survey.now)).unwrap_or_default();
+        let news = !anchors.contain(&found);
+        anchors.join(&found);
+        let read = survey.now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let state = format!("{READ_AT}{read}\n{}", anchors.pem());
+        disk::keep_state(self.root(), &anchor_state(name), state.as_bytes())?;
+        for (subject, pin, _) in anchors.describe().into_iter().filter(|_| news) {
             info!(ca = %name, "trusts {subject:?} {pin}");
         }
         Ok(anchors)

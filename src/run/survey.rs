@@ -17,7 +17,7 @@ use crate::file::{Content, File};
 use crate::node::{self, Node, TrustFile};
 use crate::plan::{self, Reason, Verdict};
 use crate::render;
-use crate::report::{Action, CertificateLine, FileLine, chain};
+use crate::report::{Action, CertificateLine, FileLine, Trouble, chain};
 use crate::root::Root;
 use crate::setting::Name;
 use crate::trust::{AnchorSource, Anchors};
@@ -33,6 +33,8 @@ pub struct Survey {
     pub(super) anchors: BTreeMap<Name, Result<Option<Anchors>, Failure>>,
     pub(super) verdicts: BTreeMap<Name, Verdict>,
     pub(super) drifts: BTreeMap<Name, Vec<String>>,
+    /// The certificates whose files cannot be read, or lie where someone else's do.
+    pub(super) unreadable: BTreeMap<Name, Failure>,
     pub(super) cloned: bool,
     pub(super) now: SystemTime,
 }
@@ -53,16 +55,21 @@ pub fn survey(world: &World, force: bool) -> Result<Survey, Error> {
         anchors,
         verdicts: BTreeMap::new(),
         drifts: BTreeMap::new(),
+        unreadable: BTreeMap::new(),
         cloned,
         now: world.clock.now(),
     };
     for certificate in survey.node.certificates.values() {
-        let verdict = survey.verdict(world, certificate, force).map_err(Error::Disk)?;
-        if let Verdict::Keep(bundle) | Verdict::Renew(bundle, _) = &verdict {
-            let drift = disk::drift(&world.root, certificate, bundle, survey.now).map_err(Error::Disk)?;
-            survey.drifts.insert(certificate.name.clone(), drift);
+        let name = certificate.name.clone();
+        match survey.verdict(world, certificate, force) {
+            Ok(verdict) => drop(survey.verdicts.insert(name.clone(), verdict)),
+            Err(error) => drop(survey.unreadable.insert(name.clone(), error.into())),
         }
-        survey.verdicts.insert(certificate.name.clone(), verdict);
+        let Some(bundle) = survey.verdicts.get(&name).and_then(Verdict::bundle) else { continue };
+        match disk::drift(&world.root, certificate, bundle, survey.now) {
+            Ok(drift) => drop(survey.drifts.insert(name, drift)),
+            Err(error) => drop(survey.unreadable.insert(name, error.into())),
+        }
     }
     Ok(survey)
 }
@@ -163,6 +170,14 @@ impl Survey {
         Ok(plan::decide(certificate, held, anchors, self.cloned, force, self.now))
     }
 
+    /// Judges what is held of a CA, now that its anchors are known.
+    pub(super) fn judge_again(&mut self, world: &World, ca: &Name, force: bool) {
+        let of_ca = self.node.certificates.values().filter(|certificate| certificate.ca == *ca);
+        let judged = of_ca.filter_map(|c| Some((c.name.clone(), self.verdict(world, c, force).ok()?)));
+        let judged: Vec<_> = judged.collect();
+        self.verdicts.extend(judged);
+    }
+
     /// The certificates that names stand for; all if there is none.
     pub(super) fn asked(&self, only: &[Name]) -> Result<BTreeSet<Name>, Error> {
         if only.is_empty() {
@@ -218,18 +233,15 @@ impl Survey {
             None if !drift.is_empty() => (Action::Repair, drift.join("; ")),
             None => (Action::Keep, AS_CONFIGURED.to_owned()),
         };
+        let trouble = self.trouble(certificate);
         CertificateLine {
             name: certificate.name.clone(),
             ca: certificate.ca.clone(),
-            state: verdict.map_or("missing", Verdict::state),
-            action,
+            state: verdict.map_or("unreadable", Verdict::state),
+            action: if trouble.is_some() { Action::Blocked } else { action },
             reason,
             changed: false,
-            trouble: self
-                .anchors
-                .get(&certificate.ca)
-                .and_then(|known| known.as_ref().err())
-                .map(Failure::trouble),
+            trouble,
             renew_after: leaf.as_ref().map(|leaf| certificate.due_at(leaf)),
             leaf,
             paths: self.paths(certificate),
@@ -249,6 +261,12 @@ impl Survey {
             return None;
         }
         self.config.cas.get(&certificate.ca)?.frees(wanted)
+    }
+
+    /// What stands in the way before anyone is asked.
+    fn trouble(&self, certificate: &Certificate) -> Option<Trouble> {
+        let anchors = self.anchors.get(&certificate.ca).and_then(|known| known.as_ref().err());
+        self.unreadable.get(&certificate.name).or(anchors).map(Failure::trouble)
     }
 
     fn paths(&self, certificate: &Certificate) -> Vec<(&'static str, PathBuf)> {

@@ -7,7 +7,7 @@ use super::{eventually, free_port};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
-use std::sync::{Condvar, Mutex, OnceLock};
+use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use tempfile::TempDir;
 
 /// What its CA does with requests.
@@ -55,13 +55,13 @@ pub(crate) struct Puppetserver {
 impl Puppetserver {
     /// Waits until the server is free, or runs as `config` already.
     pub(crate) fn with(config: PuppetConfig) -> Self {
-        let mut lock = TURN.lock().unwrap_or_else(|e| e.into_inner());
+        let mut lock = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             let turn = lock.get_or_insert_default();
             if turn.users == 0 || turn.config == Some(config) {
                 break;
             }
-            lock = NEXT.wait(lock).unwrap_or_else(|e| e.into_inner());
+            lock = NEXT.wait(lock).unwrap_or_else(PoisonError::into_inner);
         }
         let turn = lock.get_or_insert_default();
         if turn.config != Some(config) {
@@ -81,7 +81,7 @@ impl Puppetserver {
 
     /// Reads its configuration again, as a restart does: for a while nothing answers.
     pub(crate) fn restart(&self) {
-        let mut lock = TURN.lock().unwrap_or_else(|e| e.into_inner());
+        let mut lock = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let turn = lock.get_or_insert_default();
         let config = turn.config.unwrap();
         turn.server.as_mut().unwrap().reload(config);
@@ -149,7 +149,7 @@ impl Puppetserver {
 
 impl Drop for Puppetserver {
     fn drop(&mut self) {
-        let mut lock = TURN.lock().unwrap_or_else(|e| e.into_inner());
+        let mut lock = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         lock.get_or_insert_default().users -= 1;
         NEXT.notify_all();
     }

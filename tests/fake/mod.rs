@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -122,6 +122,8 @@ struct State {
     signing: Pki,
     other: Pki,
     has_issuer: AtomicBool,
+    has_second_root: AtomicBool,
+    ahead: AtomicI64,
     script: Mutex<Vec<Scripted>>,
     seen: Mutex<Vec<Seen>>,
     connections: AtomicUsize,
@@ -130,6 +132,13 @@ struct State {
     wrappings: Mutex<BTreeMap<String, (String, String)>>,
     counter: AtomicUsize,
     stop: AtomicBool,
+}
+
+impl State {
+    fn published(&self) -> Vec<String> {
+        let second = self.has_second_root.load(Ordering::SeqCst).then(|| self.other.root.pem());
+        self.signing.chain().into_iter().chain(second).collect()
+    }
 }
 
 struct Scripted {
@@ -163,6 +172,8 @@ impl Fake {
             signing,
             other,
             has_issuer: AtomicBool::new(true),
+            has_second_root: AtomicBool::new(false),
+            ahead: AtomicI64::new(0),
             script: Mutex::default(),
             seen: Mutex::default(),
             connections: AtomicUsize::new(0),
@@ -214,6 +225,16 @@ impl Fake {
     /// A mount without a CA certificate.
     pub fn lose_issuer(&self) {
         self.state.has_issuer.store(false, Ordering::SeqCst);
+    }
+
+    /// Signs as if it were that many seconds later.
+    pub fn later(&self, seconds: i64) {
+        self.state.ahead.store(seconds, Ordering::SeqCst);
+    }
+
+    /// Publishes a second root beside the one that signs, as before a rotation.
+    pub fn add_root(&self) {
+        self.state.has_second_root.store(true, Ordering::SeqCst);
     }
 
     /// Wraps a new secret_id; the path is what `sys/wrapping/lookup` will say.
@@ -461,7 +482,7 @@ fn route(state: &State, seen: &Seen, peer: bool, fault: Option<&Fault>) -> (u16,
         }
         path if path == format!("{MOUNT}/ca_chain") || path == format!("{MOUNT}/ca/pem") => {
             match state.has_issuer.load(Ordering::SeqCst) {
-                true => (200, state.signing.chain().join("")),
+                true => (200, state.published().join("")),
                 false => (204, String::new()),
             }
         }
@@ -497,8 +518,10 @@ fn sign(state: &State, path: &str, body: &Value, fault: Option<&Fault>) -> (u16,
         return refuse(400, "csr contains no data");
     };
     let mut request = CertificateSigningRequestParams::from_der(&der).expect("the CSR is good");
-    request.params.not_before = OffsetDateTime::now_utc() - time::Duration::seconds(30);
-    request.params.not_after = OffsetDateTime::now_utc() + 30 * DAY;
+    let now = OffsetDateTime::now_utc() + time::Duration::seconds(state.ahead.load(Ordering::SeqCst));
+    let asked = body["ttl"].as_str().and_then(|ttl| ttl.strip_suffix('s')?.parse().ok());
+    request.params.not_before = now - time::Duration::seconds(30);
+    request.params.not_after = now + asked.map_or(30 * DAY, time::Duration::seconds);
     request.params.use_authority_key_identifier_extension = true;
     request.params.serial_number =
         Some(u64::try_from(1000 + state.counter.fetch_add(1, Ordering::SeqCst)).unwrap().into());

@@ -1,0 +1,201 @@
+//! The life of a host under a clock that the test sets: what a run does days later, and what it leaves alone.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test starts processes, reads files and fails aloud"
+)]
+
+mod fake;
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use fake::{Fake, MOUNT, ROLE, TOKEN};
+use nodecert::clock::Clock;
+use nodecert::facts::Host;
+use nodecert::report::{Action, Exit, Report};
+use nodecert::root::Root;
+use nodecert::run::{self, Ask, World};
+use tempfile::TempDir;
+
+const HOUR: u64 = 3_600;
+const DAY: u64 = 24 * HOUR;
+
+/// A host below a directory of its own, whose clock runs ahead as told.
+struct Site {
+    world: World,
+    ahead: Arc<AtomicU64>,
+    root: TempDir,
+}
+
+impl Site {
+    fn new(fake: &Fake) -> Self {
+        let root = TempDir::new().unwrap();
+        let config = root.path().join("config.toml");
+        fs::create_dir_all(root.path().join("etc/nodecert")).unwrap();
+        fs::write(root.path().join("etc/nodecert/vault-ca.pem"), fake.tls_pem()).unwrap();
+        fs::write(&config, configuration(&fake.url)).unwrap();
+        fs::set_permissions(&config, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        let ahead = Arc::new(AtomicU64::new(0));
+        let reading = ahead.clone();
+        let world = World {
+            root: Arc::new(Root::open(root.path()).unwrap()),
+            host: Host::live().unwrap(),
+            clock: Clock::new(move || {
+                SystemTime::now() + Duration::from_secs(reading.load(Ordering::SeqCst))
+            }),
+            config: Some(config),
+        };
+        Self { world, ahead, root }
+    }
+
+    /// Moves the clocks of host and CA.
+    fn later(&self, fake: &Fake, seconds: u64) {
+        fake.later(i64::try_from(seconds).unwrap());
+        self.ahead.store(seconds, Ordering::SeqCst);
+    }
+
+    fn run(&self) -> Report {
+        self.ask(&Ask { deadline: Duration::from_secs(2), ..Ask::default() })
+    }
+
+    fn ask(&self, ask: &Ask) -> Report {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(run::run(&self.world, ask)).expect("a run").0
+    }
+
+    fn path(&self, below: &str) -> PathBuf {
+        self.root.path().join(below)
+    }
+
+    fn anchors(&self) -> usize {
+        fs::read_to_string(self.path("etc/web/pki/ca.crt")).unwrap().matches("BEGIN CERTIFICATE").count()
+    }
+}
+
+fn configuration(url: &str) -> String {
+    format!(
+        r#"
+[node]
+hostname = "node01"
+addresses = ["10.0.0.11"]
+
+[ca.etcd]
+tls.file = "/etc/nodecert/vault-ca.pem"
+anchors.published = true
+[ca.etcd.vault]
+urls = ["{url}"]
+mount = "{MOUNT}"
+role = "{ROLE}"
+auth = [{{ token = "{TOKEN}" }}]
+
+[certificate.web]
+ca = "etcd"
+common_name = "node01"
+dns = ["node01"]
+ips = ["10.0.0.11"]
+ttl = "6d"
+directory = "/etc/web/pki"
+"#
+    )
+}
+
+fn actions(report: &Report) -> Vec<Action> {
+    report.certificates.iter().map(|line| line.action).collect()
+}
+
+#[test]
+fn published_anchors_are_read_again_after_a_day_and_not_before() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    assert_eq!(site.run().exit(), Exit::Done);
+    fake.forget();
+    fake.add_root();
+
+    site.later(&fake, 23 * HOUR);
+    assert!(site.run().is_idle());
+    assert_eq!(fake.asked(), [""; 0], "nothing is due");
+
+    site.later(&fake, 25 * HOUR);
+    let report = site.run();
+    assert_eq!((report.exit(), actions(&report)), (Exit::Done, vec![Action::Keep]));
+    assert_eq!(fake.asked(), [format!("GET /v1/{MOUNT}/ca_chain")], "the anchors alone");
+    assert_eq!(site.anchors(), 2, "the new root is trusted beside the old one");
+
+    fake.forget();
+    site.later(&fake, 26 * HOUR);
+    assert!(site.run().is_idle());
+    assert_eq!(fake.asked(), [""; 0]);
+}
+
+#[test]
+fn a_ca_that_is_away_when_its_anchors_are_to_be_read_again_leaves_what_is_there_in_force() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    site.run();
+    site.later(&fake, 2 * DAY);
+    drop(fake);
+    let report = site.run();
+    assert_eq!((report.exit(), actions(&report)), (Exit::Temporary, vec![Action::Keep]));
+    assert_eq!(site.anchors(), 1);
+    let boot = site.ask(&Ask { missing: true, ..Ask::default() });
+    assert!(boot.is_idle(), "a boot does not wait for what is merely due");
+}
+
+#[test]
+fn a_certificate_is_renewed_with_a_new_key_when_it_is_due_and_not_before() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    let report = site.run();
+    let due =
+        report.certificates[0].renew_after.unwrap().duration_since(SystemTime::now()).unwrap().as_secs();
+    let key = || fs::read(site.path("etc/web/pki/web.key")).unwrap();
+    let first = key();
+
+    site.later(&fake, due - HOUR);
+    assert_eq!(actions(&site.run()), [Action::Keep]);
+    site.later(&fake, due + HOUR);
+    let boot = site.ask(&Ask { missing: true, ..Ask::default() });
+    assert_eq!((actions(&boot), key() == first), (vec![Action::Keep], true), "due is left to the timer");
+    let report = site.run();
+    assert_eq!((report.exit(), actions(&report)), (Exit::Done, vec![Action::Obtain]));
+    assert_ne!(key(), first);
+}
+
+#[test]
+fn a_certificate_that_expired_while_the_host_was_off_is_replaced_at_boot() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    let report = site.run();
+    let end = report.certificates[0].leaf.as_ref().unwrap().not_after;
+    site.later(&fake, end.duration_since(SystemTime::now()).unwrap().as_secs() + HOUR);
+    let boot = site.ask(&Ask { missing: true, deadline: Duration::from_secs(2), ..Ask::default() });
+    assert_eq!((boot.exit(), actions(&boot)), (Exit::Done, vec![Action::Obtain]));
+}
+
+#[test]
+fn thirty_days_of_an_hourly_timer_ask_no_more_than_they_must() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    let mut unusable = 0;
+    for hour in 0..29 * 24 {
+        site.later(&fake, hour * HOUR);
+        let report = site.run();
+        assert_eq!(report.exit(), Exit::Done, "hour {hour}: {}", report.done());
+        unusable += report.certificates.iter().filter(|line| !line.is_usable()).count();
+    }
+    assert_eq!(unusable, 0);
+    let asked = fake.asked();
+    let signed = asked.iter().filter(|path| path.contains("/sign/")).count();
+    let anchors = asked.iter().filter(|path| path.ends_with("/ca_chain")).count();
+    // Six days each, renewed after four of them; anchors once a day.
+    assert!(signed <= 29 / 4 + 1, "{signed} signatures");
+    assert!(anchors <= 30, "{anchors} looks at the anchors");
+    assert_eq!(asked.len(), signed + anchors, "and nothing else");
+}
