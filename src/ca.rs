@@ -16,6 +16,7 @@ use crate::key::{Csr, Dialect};
 use crate::setting::{Name, Secret};
 use crate::trust::Anchors;
 
+pub mod cfssl;
 pub mod glance;
 pub mod local;
 pub mod puppet;
@@ -250,6 +251,8 @@ pub enum Ca {
     Vault(Box<vault::Vault>),
     /// Over the network.
     Puppet(Box<puppet::Puppet>),
+    /// Over the network.
+    Cfssl(Box<cfssl::Cfssl>),
     /// On this host.
     Local(Box<local::Local>),
 }
@@ -269,6 +272,9 @@ impl Ca {
             }
             Kind::Puppet(puppet) => puppet::Puppet::open(name, puppet, material, clock, deadline)
                 .map(|p| Self::Puppet(Box::new(p))),
+            Kind::Cfssl(cfssl) => {
+                cfssl::Cfssl::open(name, cfssl, material, clock, deadline).map(|c| Self::Cfssl(Box::new(c)))
+            }
             Kind::Local(local) => {
                 local::Local::open(name, local, material.root, clock).map(|l| Self::Local(Box::new(l)))
             }
@@ -280,6 +286,7 @@ impl Ca {
         match self {
             Self::Vault(vault) => vault.published().await.map_err(Arc::new),
             Self::Puppet(puppet) => puppet.published().await,
+            Self::Cfssl(cfssl) => cfssl.published().await,
             Self::Local(local) => Ok(vec![local.certificate().clone()]),
         }
     }
@@ -288,7 +295,7 @@ impl Ca {
     pub fn dialect(&self) -> Result<Dialect, Arc<CaError>> {
         match self {
             Self::Puppet(puppet) => puppet.dialect().map_err(Arc::new),
-            Self::Vault(_) | Self::Local(_) => Ok(Dialect::default()),
+            Self::Vault(_) | Self::Cfssl(_) | Self::Local(_) => Ok(Dialect::default()),
         }
     }
 
@@ -297,7 +304,7 @@ impl Ca {
     pub async fn renew(&self, renewal: &Renewal<'_>) -> Result<Option<Issued>, Arc<CaError>> {
         match self {
             Self::Puppet(puppet) => puppet.renew(renewal).await,
-            Self::Vault(_) | Self::Local(_) => Ok(None),
+            Self::Vault(_) | Self::Cfssl(_) | Self::Local(_) => Ok(None),
         }
     }
 
@@ -306,6 +313,7 @@ impl Ca {
         match self {
             Self::Vault(vault) => vault.obtain(request).await,
             Self::Puppet(puppet) => puppet.obtain(request).await,
+            Self::Cfssl(cfssl) => cfssl.obtain(request).await,
             Self::Local(local) => local.obtain(request).map_err(Arc::new),
         }
     }

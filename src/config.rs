@@ -273,7 +273,7 @@ fn logins(merged: &DeTable<'_>) -> BTreeMap<String, Option<Range<usize>>> {
     let Some(DeValue::Table(cas)) = merged.get("ca").map(At::get_ref) else { return BTreeMap::new() };
     let auth = |ca: &DeValue<'_>| {
         let of = |kind: &str, key: &str| ca.get(kind)?.get_ref().get(key).map(At::span);
-        of("vault", "auth").or_else(|| of("puppet", "attributes"))
+        of("vault", "auth").or_else(|| of("puppet", "attributes")).or_else(|| of("cfssl", "key"))
     };
     cas.iter().map(|(name, ca)| (name.get_ref().to_string(), auth(ca.get_ref()))).collect()
 }

@@ -17,7 +17,8 @@
 mod bed;
 
 use bed::{
-    Authority, Etcd, EtcdRelease, Host, Lan, Login, Member, Openbao, Pki, ended, eventually, inspect, must,
+    Authority, Autosign, Etcd, EtcdRelease, Host, Lan, Login, Member, Openbao, Pki, PuppetConfig,
+    Puppetserver, ended, eventually, inspect, must,
 };
 use serde_json::json;
 use std::fmt::Write as _;
@@ -50,6 +51,44 @@ fn a_lone_member_of_etcd_3_4_runs_from_the_environment_file() {
 #[ignore = "needs servers: run tests/all"]
 fn a_lone_member_of_etcd_3_5_runs_from_the_environment_file() {
     a_lone_member_runs_from_the_environment_file(&EtcdRelease::v3_5());
+}
+
+/// Client and peer port share the certificate, and its addresses come from a Puppet CA that signs SANs.
+#[test]
+#[ignore = "needs servers: run tests/all"]
+fn three_members_with_certificates_of_a_puppet_ca_form_a_cluster() {
+    let server = Puppetserver::with(PuppetConfig { autosign: Autosign::Everything, names: true, alone: 0 });
+    let release = EtcdRelease::v3_4();
+    let lan = Lan::of(&ADDRESSES);
+    let hosts = ADDRESSES.map(|_| Host::new());
+    let cluster = Cluster { release: &release, lan: &lan, hosts: &hosts };
+    for (nth, host) in hosts.iter().enumerate() {
+        cluster.etcd(nth).install();
+        let (pin, url, number, address) = (server.pin(), &server.url, nth + 1, ADDRESSES[nth]);
+        let [one, two, three] = ADDRESSES;
+        host.configure(&format!(
+            r#"
+[node]
+hostname = "node0{number}"
+domain = "example.com"
+addresses = ["{address}"]
+[ca.site]
+tls.pins = ["{pin}"]
+[ca.site.puppet]
+url = "{url}"
+[etcd]
+ca = "site"
+cluster = {{ node01 = "{one}", node02 = "{two}", node03 = "{three}" }}
+[certificate.etcd-server]
+certname = "etcd.{{{{ fqdn }}}}"
+"#
+        ));
+        host.nodecert("run").exits(0);
+        assert!(!host.path("/etc/etcd/pki/peer.crt").exists());
+    }
+    let mut members = cluster.start();
+    cluster.serves(&mut members);
+    no_connection_was_refused(&members);
 }
 
 /// From nothing, through a renewal, to a restart of every member.

@@ -11,8 +11,10 @@
 mod bed;
 
 use bed::{
-    Autosign, Host, Outcome, PuppetConfig, Puppetserver, blocks, eventually, fingerprint, inspect, must,
+    Autosign, Host, Openbao, Outcome, PuppetConfig, Puppetserver, blocks, eventually, fingerprint, inspect,
+    must,
 };
+use reqwest::Method;
 use serde_json::json;
 use std::process::Command;
 
@@ -251,11 +253,67 @@ mod all_is_signed {
     }
 }
 
+/// The way for Kubernetes identities on a Puppet site: the Puppet CA says who the host is, and with that it
+/// logs in to the CA that may write `system:node:NAME` and an organization. One run, in two waves.
+#[test]
+#[ignore = "needs servers: run tests/all"]
+fn a_certificate_of_puppet_logs_in_to_vault_for_the_identities_of_a_kubelet() {
+    let server = Puppetserver::with(PuppetConfig { autosign: Autosign::Everything, names: false, alone: 0 });
+    let bao = Openbao::start();
+    let pki = bao.pki("k8s");
+    for (role, other) in [("serving", "client_flag"), ("client", "server_flag")] {
+        pki.role(role, &json!({"organization": ["system:nodes"], other: false}));
+    }
+    bao.admin(Method::POST, "sys/auth/cert", &json!({"type": "cert"}));
+    let trusted = json!({
+        "certificate": server.ca_pem(), "allowed_common_names": ["*.example.com"], "token_policies": [pki.policy()],
+    });
+    bao.admin(Method::POST, "auth/cert/certs/puppet", &trusted);
+
+    let host = Host::new();
+    host.write("/etc/nodecert/vault-ca.pem", &bao.tls_pem());
+    let k8s = format!(
+        r#"
+[ca.k8s]
+tls.file = "/etc/nodecert/vault-ca.pem"
+anchors.published = true
+[ca.k8s.vault]
+urls = ["{}"]
+mount = "{}"
+auth = [{{ cert = {{ certificate = "web" }} }}]
+[kubelet]
+ca = "k8s"
+role = "client"
+serving_role = "serving"
+api_server = "https://10.99.0.1:6443"
+node_name = "node01"
+"#,
+        bao.url(),
+        pki.mount
+    );
+    configure(&host, &format!("{}{k8s}", ca(&server, "")), "login.node01.example.com", "");
+    host.nodecert("run").exits(0);
+    is_verified(&host, &server);
+    let client = inspect(&host.path("/var/lib/kubelet/pki/kubelet-client.crt"));
+    assert_eq!(client.subject, "CN=system:node:node01,O=system:nodes");
+}
+
 mod a_person_signs {
     use super::*;
 
     fn server() -> Puppetserver {
         Puppetserver::with(PuppetConfig { autosign: Autosign::Nothing, names: true, alone: 0 })
+    }
+
+    /// Runs until the CA has the request; a busy machine may not get that far in one.
+    fn pends(server: &Puppetserver, host: &Host, certname: &str) -> Outcome {
+        for _ in 0..10 {
+            let run = host.nodecert("run --deadline 2s").exits(75);
+            if !server.get(&format!("certificate_request/{certname}")).is_empty() {
+                return run;
+            }
+        }
+        panic!("no request for {certname} arrived");
     }
 
     /// As `puppetserver ca list` shows it.
@@ -288,14 +346,14 @@ mod a_person_signs {
         let server = server();
         let host = host(&server, "later.example.com", NAMES);
         let sign = "puppetserver ca sign --certname later.example.com";
-        let first = host.nodecert("run --deadline 2s").exits(75).says(sign);
+        let first = pends(&server, &host, "later.example.com").says(sign);
         let shown = shown(&server, "later.example.com");
         assert_eq!(
             first.stderr.matches(&shown).count(),
             2,
             "once when the wait begins, once when it ends: {first:?}"
         );
-        host.nodecert("run --deadline 2s").exits(75).says(&shown);
+        host.nodecert("run --deadline 5s").exits(75).says(&shown);
         server.set("later.example.com", "signed");
         host.nodecert("run").exits(0);
         is_verified(&host, &server);
@@ -306,14 +364,14 @@ mod a_person_signs {
     fn a_stored_request_of_another_host_or_with_other_names_is_not_waited_for() {
         let server = server();
         let first = host(&server, "stored.example.com", "");
-        first.nodecert("run --deadline 1s").exits(75);
+        pends(&server, &first, "stored.example.com");
         let second = host(&server, "stored.example.com", "");
         let clean = "puppetserver ca clean --certname stored.example.com";
-        second.nodecert("run --deadline 5s").exits(77).says("another key").says(clean);
+        second.nodecert("run --deadline 30s").exits(77).says("another key").says(clean);
         configure(&first, &ca(&server, ""), "stored.example.com", NAMES);
-        first.nodecert("run --deadline 5s").exits(77).says(clean);
+        first.nodecert("run --deadline 30s").exits(77).says(clean);
         server.clean("stored.example.com");
-        first.nodecert("run --deadline 1s").exits(75);
+        pends(&server, &first, "stored.example.com");
         server.set("stored.example.com", "signed");
         first.nodecert("run").exits(0);
         is_verified(&first, &server);
@@ -336,7 +394,7 @@ mod a_person_signs {
     fn a_revoked_certificate_is_served_and_not_installed() {
         let server = server();
         let host = host(&server, "revoked.example.com", "");
-        host.nodecert("run --deadline 1s").exits(75);
+        pends(&server, &host, "revoked.example.com");
         server.set("revoked.example.com", "signed");
         server.set("revoked.example.com", "revoked");
         assert!(!server.get("certificate/revoked.example.com").is_empty(), "it is served all the same");
@@ -346,7 +404,7 @@ mod a_person_signs {
             .says("puppetserver ca clean --certname revoked.example.com");
         assert!(!host.path(CERT).exists());
         server.clean("revoked.example.com");
-        host.nodecert("run --deadline 1s").exits(75);
+        pends(&server, &host, "revoked.example.com");
         server.set("revoked.example.com", "signed");
         host.nodecert("run").exits(0);
         is_verified(&host, &server);
@@ -397,7 +455,7 @@ mod a_policy_signs {
     #[ignore = "needs servers: run tests/all"]
     fn a_wrong_password_leaves_the_request_to_a_person() {
         let (server, host) = asked_with("simsalabim", "wrong.example.com");
-        host.nodecert("run --deadline 2s").exits(75).says("ca sign").keeps_secret(&["simsalabim"]);
+        host.nodecert("run --deadline 5s").exits(75).says("ca sign").keeps_secret(&["simsalabim"]);
         server.set("wrong.example.com", "signed");
         host.nodecert("run").exits(0);
         is_verified(&host, &server);
@@ -436,6 +494,6 @@ mod names_are_not_signed {
         let host = host(&server, "sans.example.com", NAMES);
         host.nodecert("run").exits(77).says("allow-subject-alt-names: true");
         // The refusal has stored the request all the same, and it is still ours.
-        host.nodecert("run --deadline 1s").exits(75).says("ca sign --certname sans.example.com");
+        host.nodecert("run --deadline 5s").exits(75).says("ca sign --certname sans.example.com");
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{local, puppet, text, vault};
+use super::{cfssl, local, puppet, text, vault};
 use crate::bundle::Rejected;
 use crate::identity::Identity;
 use crate::setting::{At, Fault, Name, SecretSource, Span};
@@ -25,6 +25,7 @@ pub struct Table {
     pub proxy: Option<At<String>>,
     pub vault: Option<At<vault::Table>>,
     pub puppet: Option<At<puppet::Table>>,
+    pub cfssl: Option<At<cfssl::Table>>,
     pub local: Option<At<local::Settings>>,
 }
 
@@ -44,6 +45,8 @@ pub enum Kind {
     Vault(vault::Settings),
     /// The CA of a Puppet server.
     Puppet(puppet::Settings),
+    /// A cfssl server.
+    Cfssl(cfssl::Settings),
     /// A CA of this host alone.
     Local(local::Settings),
 }
@@ -66,24 +69,28 @@ impl Table {
     pub fn settings(self, name: &Name, span: Range<usize>) -> Result<Settings, Vec<Fault>> {
         let refresh = self.refresh.map_or(REFRESH, |span| span.0);
         let mut faults = Faults { name, span, found: Vec::new() };
-        let kind = match (self.vault, self.puppet, self.local) {
-            (Some(vault), None, None) => {
+        let kind = match (self.vault, self.puppet, self.cfssl, self.local) {
+            (Some(vault), None, None, None) => {
                 let server = faults.server(self.tls, self.anchors, self.proxy);
                 vault.into_inner().settings(server, &mut faults).map(Kind::Vault)
             }
-            (None, Some(puppet), None) => {
+            (None, Some(puppet), None, None) => {
                 let puppet = puppet.into_inner();
                 let (tls, anchors) = faults.one_for_another(self.tls, self.anchors, puppet.first_use);
                 let server = faults.server(tls, anchors, self.proxy);
                 puppet.settings(server, &mut faults).map(Kind::Puppet)
             }
-            (None, None, Some(local)) => Some(Kind::Local(local.into_inner())),
-            (None, None, None) => {
-                faults.add(None, "has no kind; write a table [ca.NAME.vault] (OpenBao too), [ca.NAME.puppet] or [ca.NAME.local]");
+            (None, None, Some(cfssl), None) => {
+                let server = faults.server(self.tls, self.anchors, self.proxy);
+                cfssl.into_inner().settings(server, &mut faults).map(Kind::Cfssl)
+            }
+            (None, None, None, Some(local)) => Some(Kind::Local(local.into_inner())),
+            (None, None, None, None) => {
+                faults.add(None, "has no kind; write a table [ca.NAME.vault] (OpenBao too), [ca.NAME.puppet], [ca.NAME.cfssl] or [ca.NAME.local]");
                 None
             }
             _ => {
-                faults.add(None, "has two kinds; keep one of its tables vault, puppet and local");
+                faults.add(None, "has two kinds; keep one of its tables vault, puppet, cfssl and local");
                 None
             }
         };
@@ -170,6 +177,7 @@ impl Settings {
         match &self.kind {
             Kind::Vault(vault) => vault.admits(wanted, role),
             Kind::Puppet(puppet) => puppet.admits(wanted, role),
+            Kind::Cfssl(cfssl) => cfssl.admits(wanted),
             Kind::Local(_) => local::admits(wanted),
         }
     }
@@ -184,10 +192,10 @@ impl Settings {
     ) -> Result<Option<String>, String> {
         match &self.kind {
             Kind::Puppet(puppet) => puppet.certname(certname, common_name, host).map(Some),
-            Kind::Vault(_) | Kind::Local(_) if certname.is_some() => {
+            Kind::Vault(_) | Kind::Cfssl(_) | Kind::Local(_) if certname.is_some() => {
                 Err("certname is for Puppet CAs; use common_name".to_owned())
             }
-            Kind::Vault(_) | Kind::Local(_) => Ok(None),
+            Kind::Vault(_) | Kind::Cfssl(_) | Kind::Local(_) => Ok(None),
         }
     }
 
@@ -213,6 +221,7 @@ impl Settings {
         match &self.kind {
             Kind::Vault(vault) => vault.hint(why),
             Kind::Puppet(puppet) => puppet.hint(why),
+            Kind::Cfssl(cfssl) => cfssl.hint(why),
             Kind::Local(_) => None,
         }
     }
@@ -240,6 +249,7 @@ impl Settings {
         match &self.kind {
             Kind::Vault(vault) => vault.secrets(),
             Kind::Puppet(puppet) => puppet.secrets(),
+            Kind::Cfssl(cfssl) => vec![&cfssl.key],
             Kind::Local(_) => Vec::new(),
         }
     }
@@ -248,7 +258,7 @@ impl Settings {
     pub fn private(&self) -> Vec<&SecretSource> {
         match &self.kind {
             Kind::Puppet(puppet) => puppet.private(),
-            Kind::Vault(_) | Kind::Local(_) => self.secrets(),
+            Kind::Vault(_) | Kind::Cfssl(_) | Kind::Local(_) => self.secrets(),
         }
     }
 
@@ -256,7 +266,7 @@ impl Settings {
     pub fn wrapped(&self) -> Option<&SecretSource> {
         match &self.kind {
             Kind::Vault(vault) => vault.wrapped(),
-            Kind::Puppet(_) | Kind::Local(_) => None,
+            Kind::Puppet(_) | Kind::Cfssl(_) | Kind::Local(_) => None,
         }
     }
 
@@ -264,7 +274,7 @@ impl Settings {
     pub fn logs_in_with(&self) -> Vec<&At<Name>> {
         match &self.kind {
             Kind::Vault(vault) => vault.logs_in_with(),
-            Kind::Puppet(_) | Kind::Local(_) => Vec::new(),
+            Kind::Puppet(_) | Kind::Cfssl(_) | Kind::Local(_) => Vec::new(),
         }
     }
 
@@ -272,7 +282,7 @@ impl Settings {
     pub fn logs_in_otherwise(&self) -> bool {
         match &self.kind {
             Kind::Vault(vault) => vault.auth.len() > vault.logs_in_with().len(),
-            Kind::Puppet(_) | Kind::Local(_) => true,
+            Kind::Puppet(_) | Kind::Cfssl(_) | Kind::Local(_) => true,
         }
     }
 
@@ -280,6 +290,7 @@ impl Settings {
         match &self.kind {
             Kind::Vault(vault) => Some(&vault.server),
             Kind::Puppet(puppet) => Some(&puppet.server),
+            Kind::Cfssl(cfssl) => Some(&cfssl.server),
             Kind::Local(_) => None,
         }
     }
