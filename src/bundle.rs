@@ -67,6 +67,9 @@ pub enum Rejected {
     /// Extended key usages that are there and not asked for.
     #[error("it has the extended key usage {}, which was not asked for", names(.0))]
     ExtraUsage(Vec<String>),
+    /// Its CA takes it back.
+    #[error("its CA has revoked it")]
+    Revoked,
     /// Another common name.
     #[error("its common name is {found:?}, not {wanted:?}")]
     CommonName {

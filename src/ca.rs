@@ -291,6 +291,14 @@ impl Ca {
         }
     }
 
+    /// The revocation lists that the CA publishes, PEM; `None` where none is read.
+    pub async fn crl(&self) -> Result<Option<String>, Arc<CaError>> {
+        match self {
+            Self::Puppet(puppet) => puppet.crl().await.map(Some),
+            Self::Vault(_) | Self::Cfssl(_) | Self::Local(_) => Ok(None),
+        }
+    }
+
     /// What its requests hold; the error says which part cannot be had.
     pub fn dialect(&self) -> Result<Dialect, Arc<CaError>> {
         match self {

@@ -54,6 +54,7 @@ pub struct Names {
     pub ca: Option<PathBuf>,
     pub chain: Option<String>,
     pub combined: Option<String>,
+    pub crl: Option<PathBuf>,
 }
 
 /// `mode`: who may read the files.
@@ -99,6 +100,8 @@ pub struct Certificate {
     pub place: Place,
     /// The trust file that goes with it.
     pub trust: Option<PathBuf>,
+    /// Where the revocation list of its CA goes, if it is wanted.
+    pub crl: Option<PathBuf>,
     /// Who is told of a change.
     pub hooks: Vec<Hook>,
 }
@@ -233,6 +236,10 @@ impl Settings {
                 rotate_key: self.rotate_key.unwrap_or(true),
                 renew_at,
                 trust: self.trust_path(&place.directory),
+                crl: self
+                    .files
+                    .as_ref()
+                    .and_then(|files| Some(place.directory.join(files.get_ref().crl.as_ref()?))),
                 place,
                 hooks,
             }),
@@ -255,6 +262,7 @@ impl Names {
             ca: self.ca.or(base.ca),
             chain: self.chain.or(base.chain),
             combined: self.combined.or(base.combined),
+            crl: self.crl.or(base.crl),
         }
     }
 }

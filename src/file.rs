@@ -57,6 +57,8 @@ pub enum Content {
     Env(Vec<(String, String)>),
     /// A text, such as a unit's drop-in.
     Text(String),
+    /// The revocation list of a CA.
+    Crl(Name),
     /// A template of the user's.
     Template(PathBuf),
 }

@@ -67,6 +67,7 @@ pub fn expand(config: &Config, facts: &Facts, present: &BTreeSet<PathBuf>) -> Re
         Expanding { config, facts, scope: scope(facts), faults: Vec::new(), node: Node::default() };
     expanding.certificates();
     expanding.files(present);
+    expanding.crls();
     expanding.trusts();
     expanding.collisions();
     expanding.names();
@@ -203,6 +204,37 @@ impl Expanding<'_> {
                 mode: settings.mode.unwrap_or(Mode(0o644)),
                 replace: settings.replace,
                 deeds: deeds(name, settings, &mut self.faults),
+            });
+        }
+    }
+
+    /// A revocation list is a file that waits for what its CA publishes; certificates that name one path
+    /// share it.
+    fn crls(&mut self) {
+        let mut there: BTreeMap<&Path, &Name> = BTreeMap::new();
+        for certificate in self.node.certificates.values() {
+            let (Some(path), Some(ca)) = (&certificate.crl, self.config.cas.get(&certificate.ca)) else {
+                continue;
+            };
+            if !ca.publishes_crl() {
+                let message = format!(
+                    "certificate {} has files.crl, and the revocation list of CA {} is not read; leave it out",
+                    certificate.name, certificate.ca
+                );
+                self.faults.push(Fault { span: None, message });
+            }
+            if there.insert(path, &certificate.ca) == Some(&certificate.ca) {
+                continue;
+            }
+            self.node.files.push(File {
+                name: certificate.name.clone(),
+                path: path.clone(),
+                content: Content::Crl(certificate.ca.clone()),
+                needs: Vec::new(),
+                owner: Owner::default(),
+                mode: Mode(0o644),
+                replace: certificate.place.replace,
+                deeds: Vec::new(),
             });
         }
     }

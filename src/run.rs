@@ -78,6 +78,7 @@ pub async fn run(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
     let asked = survey.asked(&ask.only)?;
     let mut run = Run::new(world, Deadline::after(ask.deadline));
     run.learn_anchors(&mut survey, ask).await;
+    run.learn_crls(&mut survey, ask).await;
     let due: BTreeSet<_> = asked.iter().filter(|name| survey.is_to_get(name, ask.missing)).cloned().collect();
     let debts = run.owe(&survey, &due)?;
     let trusts = run.trust_files(&survey);

@@ -232,6 +232,9 @@ impl Cluster<'_> {
 
     /// `curl` with the caller's own certificate.
     fn introduced(&self, from: usize, to: usize, pair: &str, page: &str) -> Command {
+        // Where one certificate serves both it is the server's.
+        let own = self.hosts[from].path(&format!("/etc/etcd/pki/{pair}.crt")).exists();
+        let pair = if own { pair } else { "server" };
         let file = |kind: &str| self.hosts[from].path(&format!("/etc/etcd/pki/{pair}.{kind}"));
         let mut curl = self.curl(from, to, page);
         curl.arg("--cert").arg(file("crt")).arg("--key").arg(file("key"));

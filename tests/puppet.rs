@@ -237,6 +237,27 @@ mod all_is_signed {
 
     #[test]
     #[ignore = "needs servers: run tests/all"]
+    fn the_revocation_list_lies_beside_the_certificate_and_is_heeded() {
+        let server = server();
+        let files = "files = { cert = \"web.crt\", key = \"web.key\", ca = \"ca.crt\", crl = \"crl.pem\" }";
+        let host = host(&server, "crl.example.com", files);
+        host.nodecert("run").exits(0);
+        is_verified(&host, &server);
+        assert_eq!(host.read("/etc/web/pki/crl.pem").matches("BEGIN X509 CRL").count(), 2);
+        host.nodecert("run").exits(0).says("nothing to do");
+        server.set("crl.example.com", "revoked");
+        host.nodecert("run --force").exits(77).says("puppetserver ca clean --certname crl.example.com");
+        let told = host.nodecert("status --format json").json();
+        assert_eq!(told["certificates"][0]["state"], json!("revoked"), "{told}");
+        host.nodecert("plan").says("its CA has revoked it");
+        server.clean("crl.example.com");
+        host.nodecert("run").exits(0);
+        is_verified(&host, &server);
+        host.nodecert("run").exits(0).says("nothing to do");
+    }
+
+    #[test]
+    #[ignore = "needs servers: run tests/all"]
     fn an_etcd_member_has_one_certificate_for_clients_and_peers() {
         let server = server();
         let host = Host::new();

@@ -111,6 +111,11 @@ impl Puppet {
         Ok(self.known().await?.bundle.clone())
     }
 
+    /// Its revocation lists, over the verified connection.
+    pub(super) async fn crl(&self) -> Result<String, Arc<CaError>> {
+        self.revocations(self.known().await?).await.map_err(Arc::new)
+    }
+
     pub(super) async fn obtain(&self, request: &Request<'_>) -> Result<Issued, Arc<CaError>> {
         let known = self.known().await?;
         Enrolment { puppet: self, known, request }.run().await.map_err(Arc::new)

@@ -210,6 +210,11 @@ impl Settings {
         self.server().map_or(&[], |server| &server.urls)
     }
 
+    /// Whether its revocation lists are read.
+    pub fn publishes_crl(&self) -> bool {
+        matches!(self.kind, Kind::Puppet(_))
+    }
+
     /// What its operator has to do before another certificate can come under a name.
     pub fn frees(&self, certname: &str) -> Option<String> {
         self.keeps_names()

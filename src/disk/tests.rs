@@ -137,6 +137,7 @@ fn certificate() -> Certificate {
         role: None,
         identity: identity(),
         certname: None,
+        crl: None,
         rotate_key: true,
         renew_at: 0.66,
         place: Place {

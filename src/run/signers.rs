@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use zeroize::Zeroizing;
 
 use super::failure::Failure;
-use super::survey::{Survey, anchor_state};
+use super::survey::{READ_AT, Survey, anchor_state, crl_state, known_crl};
 use super::{Ask, Run, TEXT};
 use crate::ca::{self, Ca, Material};
 use crate::disk;
@@ -17,8 +17,11 @@ use crate::report::chain;
 use crate::setting::{Name, Secret, SecretSource};
 use crate::trust::{AnchorSource, Anchors, Pin, Tls};
 
-/// How the state of a CA's anchors begins: with when they were read, in seconds since 1970.
-const READ_AT: &str = "# read at ";
+/// The first line of what was read from a CA.
+fn read_now(survey: &Survey) -> String {
+    let read = survey.now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    format!("{READ_AT}{read}\n")
+}
 
 impl Run<'_> {
     /// Anchors that are not known yet, or were read long ago, come from the CA, over the connection that
@@ -51,13 +54,48 @@ impl Run<'_> {
         self.cas.retain(|ca, _| survey.config.cas.get(ca).is_none_or(|ca| ca.logs_in_with().is_empty()));
     }
 
+    /// Revocation lists that are wanted as files are read as often as anchors; one that cannot be read now
+    /// stays as it is.
+    pub(super) async fn learn_crls(&mut self, survey: &mut Survey, ask: &Ask) {
+        let wanted: BTreeSet<_> =
+            survey.node.certificates.values().filter(|c| c.crl.is_some()).map(|c| c.ca.clone()).collect();
+        for ca in wanted {
+            let refresh = survey.config.cas.get(&ca).map_or(Duration::MAX, |ca| ca.refresh);
+            let there = matches!(known_crl(self.root(), &ca), Ok(Some(_)));
+            let stale = self.is_older(survey, &crl_state(&ca), refresh) || ask.force;
+            if there && (ask.missing || !stale) {
+                continue;
+            }
+            self.open_ca(survey, &ca);
+            match self.fetch_crl(survey, &ca).await {
+                Ok(()) => survey.judge_again(self.world, &ca, ask.force),
+                Err(failure) => warn!(ca = %ca, "{}", chain(&failure)),
+            }
+        }
+    }
+
+    async fn fetch_crl(&self, survey: &Survey, name: &Name) -> Result<(), Failure> {
+        let lists = match self.cas.get(name) {
+            Some(Ok(ca)) => ca.crl().await?,
+            Some(Err(failure)) => return Err(failure.clone()),
+            None => return Err(Failure::Waits(format!("CA {name}"))),
+        };
+        let Some(lists) = lists else { return Ok(()) };
+        let state = format!("{}{lists}", read_now(survey));
+        Ok(disk::keep_state(self.root(), &crl_state(name), state.as_bytes())?)
+    }
+
     fn is_stale(&self, survey: &Survey, name: &Name) -> bool {
         let Some(ca) = survey.config.cas.get(name).filter(|ca| ca.needs_anchor_fetch()) else { return false };
-        let state = disk::read_state(self.root(), &anchor_state(name)).ok().flatten();
+        self.is_older(survey, &anchor_state(name), ca.refresh)
+    }
+
+    fn is_older(&self, survey: &Survey, state: &str, refresh: Duration) -> bool {
+        let state = disk::read_state(self.root(), state).ok().flatten();
         let read = state.and_then(|text| text.lines().next()?.strip_prefix(READ_AT)?.parse::<u64>().ok());
         let read = SystemTime::UNIX_EPOCH + Duration::from_secs(read.unwrap_or(0));
         // A time to come was written under a clock that was wrong.
-        survey.now.duration_since(read).map_or(true, |age| age >= ca.refresh)
+        survey.now.duration_since(read).map_or(true, |age| age >= refresh)
     }
 
     /// What a CA publishes now, beside what is known: an anchor leaves by its own end or by the operator's
@@ -82,8 +120,7 @@ impl Run<'_> {
         let mut anchors = known.map(|known| known.unexpired(survey.now)).unwrap_or_default();
         let news = !anchors.contain(&found);
         anchors.join(&found);
-        let read = survey.now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        let state = format!("{READ_AT}{read}\n{}", anchors.pem());
+        let state = format!("{}{}", read_now(survey), anchors.pem());
         disk::keep_state(self.root(), &anchor_state(name), state.as_bytes())?;
         for (subject, pin, _) in anchors.describe().into_iter().filter(|_| news) {
             info!(ca = %name, "trusts {subject:?} {pin}");

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use super::failure::{Error, Failure};
 use super::{AS_CONFIGURED, TEXT, World};
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, Rejected};
 use crate::ca;
 use crate::certificate::{Certificate, Owner};
 use crate::config::{self, Config, Faults, Text};
@@ -20,7 +20,7 @@ use crate::render;
 use crate::report::{Action, CertificateLine, FileLine, Trouble, chain};
 use crate::root::Root;
 use crate::setting::Name;
-use crate::trust::{AnchorSource, Anchors};
+use crate::trust::{self, AnchorSource, Anchors};
 
 /// What is wanted and what is there: the ground of every command. Nothing was changed, no one was asked.
 #[derive(Debug)]
@@ -134,6 +134,19 @@ fn is_cloned(root: &Root, facts: &Facts) -> Result<bool, DiskError> {
     Ok(made.is_some_and(|made| made.trim() != here.value))
 }
 
+/// How the state of what a CA publishes begins: with when it was read, in seconds since 1970.
+pub(super) const READ_AT: &str = "# read at ";
+
+/// The revocation lists that a CA published when they were read last.
+pub(super) fn known_crl(root: &Root, ca: &Name) -> Result<Option<String>, DiskError> {
+    let state = disk::read_state(root, &crl_state(ca))?;
+    Ok(state.and_then(|text| Some(text.strip_prefix(READ_AT)?.split_once('\n')?.1.to_owned())))
+}
+
+pub(super) fn crl_state(ca: &Name) -> String {
+    format!("crl/{ca}.pem")
+}
+
 pub(super) fn anchor_state(ca: &Name) -> String {
     format!("anchors/{ca}.pem")
 }
@@ -167,7 +180,17 @@ impl Survey {
     ) -> Result<Verdict, DiskError> {
         let held = disk::held(&world.root, certificate)?;
         let anchors = self.anchors.get(&certificate.ca).and_then(|known| known.as_ref().ok()?.as_ref());
-        Ok(plan::decide(certificate, held, anchors, self.cloned, force, self.now))
+        let verdict = plan::decide(certificate, held, anchors, self.cloned, force, self.now);
+        let (Some(bundle), Some(anchors)) = (verdict.bundle(), anchors) else { return Ok(verdict) };
+        let Some(lists) = known_crl(&world.root, &certificate.ca)? else {
+            return Ok(verdict);
+        };
+        let [leaf, above @ ..] = bundle.pair().chain() else { return Ok(verdict) };
+        let issuers: Vec<_> = above.iter().chain(anchors.certificates()).cloned().collect();
+        match trust::revokes(&lists, &issuers, leaf) {
+            Ok(true) => Ok(Verdict::Obtain(Some(bundle.pair().clone()), Reason::Unfit(Rejected::Revoked))),
+            Ok(false) | Err(_) => Ok(verdict),
+        }
     }
 
     /// Judges what is held of a CA, now that its anchors are known.
@@ -332,6 +355,10 @@ impl Survey {
 
     pub(super) fn rendered(&self, world: &World, file: &File) -> Result<String, Failure> {
         let template = match &file.content {
+            Content::Crl(ca) => match known_crl(&world.root, ca)? {
+                Some(lists) => lists,
+                None => return Err(Failure::Waits(format!("the revocation list of CA {ca}"))),
+            },
             Content::Template(path) => match disk::read_text(&world.root, path, TEXT)? {
                 Some((text, _)) => text,
                 None => return Err(DiskError::Missing { path: path.clone() }.into()),
@@ -348,6 +375,7 @@ fn file_line(name: String, path: &Path, difference: Result<Option<String>, Failu
         Ok(None) => (Action::Keep, AS_CONFIGURED.to_owned(), None),
         Ok(Some(why)) if why == disk::ABSENT => (Action::Obtain, why, None),
         Ok(Some(why)) => (Action::Repair, why, None),
+        Err(failure @ Failure::Waits(_)) => (Action::Obtain, failure.to_string(), None),
         Err(failure) => (Action::Blocked, chain(&failure), Some(failure.trouble())),
     };
     FileLine { name, path: path.to_owned(), action, reason, changed: false, trouble }
