@@ -18,7 +18,7 @@ mod bed;
 
 use bed::{
     Authority, Autosign, Etcd, EtcdRelease, Host, Lan, Login, Member, Openbao, Pki, PuppetConfig,
-    Puppetserver, ended, eventually, inspect, must,
+    PuppetRelease, Puppetserver, ended, eventually, inspect, must,
 };
 use serde_json::json;
 use std::fmt::Write as _;
@@ -57,7 +57,12 @@ fn a_lone_member_of_etcd_3_5_runs_from_the_environment_file() {
 #[test]
 #[ignore = "needs servers: run tests/all"]
 fn three_members_with_certificates_of_a_puppet_ca_form_a_cluster() {
-    let server = Puppetserver::with(PuppetConfig { autosign: Autosign::Everything, names: true, alone: 0 });
+    let server = Puppetserver::with(PuppetConfig {
+        release: PuppetRelease::V7,
+        autosign: Autosign::Everything,
+        names: true,
+        alone: 0,
+    });
     let release = EtcdRelease::v3_4();
     let lan = Lan::of(&ADDRESSES);
     let hosts = ADDRESSES.map(|_| Host::new());

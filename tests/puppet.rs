@@ -11,8 +11,8 @@
 mod bed;
 
 use bed::{
-    Autosign, Host, Openbao, Outcome, PuppetConfig, Puppetserver, blocks, eventually, fingerprint, inspect,
-    must,
+    Autosign, Host, Openbao, Outcome, PuppetConfig, PuppetRelease, Puppetserver, blocks, eventually,
+    fingerprint, inspect, must,
 };
 use reqwest::Method;
 use serde_json::json;
@@ -77,7 +77,12 @@ mod all_is_signed {
     use super::*;
 
     fn server() -> Puppetserver {
-        Puppetserver::with(PuppetConfig { autosign: Autosign::Everything, names: true, alone: 0 })
+        Puppetserver::with(PuppetConfig {
+            release: PuppetRelease::V7,
+            autosign: Autosign::Everything,
+            names: true,
+            alone: 0,
+        })
     }
 
     #[test]
@@ -279,7 +284,12 @@ mod all_is_signed {
 #[test]
 #[ignore = "needs servers: run tests/all"]
 fn a_certificate_of_puppet_logs_in_to_vault_for_the_identities_of_a_kubelet() {
-    let server = Puppetserver::with(PuppetConfig { autosign: Autosign::Everything, names: false, alone: 0 });
+    let server = Puppetserver::with(PuppetConfig {
+        release: PuppetRelease::V7,
+        autosign: Autosign::Everything,
+        names: false,
+        alone: 0,
+    });
     let bao = Openbao::start();
     let pki = bao.pki("k8s");
     for (role, other) in [("serving", "client_flag"), ("client", "server_flag")] {
@@ -323,7 +333,12 @@ mod a_person_signs {
     use super::*;
 
     fn server() -> Puppetserver {
-        Puppetserver::with(PuppetConfig { autosign: Autosign::Nothing, names: true, alone: 0 })
+        Puppetserver::with(PuppetConfig {
+            release: PuppetRelease::V7,
+            autosign: Autosign::Nothing,
+            names: true,
+            alone: 0,
+        })
     }
 
     /// Runs until the CA has the request; a busy machine may not get that far in one.
@@ -435,7 +450,12 @@ mod a_person_signs {
 #[test]
 #[ignore = "needs servers: run tests/all"]
 fn a_restart_of_the_server_during_a_wait_is_waited_out() {
-    let server = Puppetserver::with(PuppetConfig { autosign: Autosign::Nothing, names: true, alone: 1 });
+    let server = Puppetserver::with(PuppetConfig {
+        release: PuppetRelease::V7,
+        autosign: Autosign::Nothing,
+        names: true,
+        alone: 1,
+    });
     let host = host(&server, "restart.example.com", "");
     let run = host.start_nodecert("run --deadline 90s");
     server.stored("restart.example.com");
@@ -457,7 +477,8 @@ mod a_policy_signs {
 
     fn asked_with(password: &str, certname: &str) -> (Puppetserver, Host) {
         let autosign = Autosign::Password("sesame");
-        let server = Puppetserver::with(PuppetConfig { autosign, names: true, alone: 0 });
+        let server =
+            Puppetserver::with(PuppetConfig { release: PuppetRelease::V7, autosign, names: true, alone: 0 });
         let host = Host::new();
         host.write_secret("/var/lib/nodecert/secrets/autosign", password);
         configure(&host, &ca(&server, ATTRIBUTES), certname, NAMES);
@@ -492,11 +513,51 @@ mod a_policy_signs {
     }
 }
 
+/// Puppet Server 8, the one that renews.
+mod names_are_renewed {
+    use super::*;
+
+    #[test]
+    #[ignore = "needs servers: run tests/all"]
+    fn a_renewal_keeps_key_and_names_and_blocks_new_ones() {
+        let release = PuppetRelease::V8;
+        let server = Puppetserver::with(PuppetConfig {
+            release,
+            autosign: Autosign::Everything,
+            names: true,
+            alone: 0,
+        });
+        let host = host(&server, "renewed.example.com", NAMES);
+        host.nodecert("run").exits(0);
+        is_verified(&host, &server);
+        let (first, key) = (inspect(&host.path(CERT)), host.read(KEY));
+        host.nodecert("run --force").exits(0);
+        is_verified(&host, &server);
+        let second = inspect(&host.path(CERT));
+        assert_ne!(second.fingerprint, first.fingerprint);
+        assert_eq!((host.read(KEY), &second.ips), (key, &first.ips));
+        assert!(second.not_after < first.not_after, "ten days, as its configuration says");
+        host.nodecert("run").exits(0).says("nothing to do");
+
+        let more = "dns = [\"more.example.com\"]";
+        configure(&host, &ca(&server, ""), "renewed.example.com", more);
+        let clean = "puppetserver ca clean --certname renewed.example.com";
+        host.nodecert("plan").says("blocked").says(clean);
+        host.nodecert("run").exits(77).says(clean);
+        assert_eq!(inspect(&host.path(CERT)).fingerprint, second.fingerprint);
+    }
+}
+
 mod names_are_not_signed {
     use super::*;
 
     fn server() -> Puppetserver {
-        Puppetserver::with(PuppetConfig { autosign: Autosign::Everything, names: false, alone: 0 })
+        Puppetserver::with(PuppetConfig {
+            release: PuppetRelease::V7,
+            autosign: Autosign::Everything,
+            names: false,
+            alone: 0,
+        })
     }
 
     #[test]

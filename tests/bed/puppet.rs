@@ -3,22 +3,42 @@
 //! it, and between configurations it is told to read them again (SIGHUP).
 
 use super::process::{Daemon, ended, must};
-use super::{eventually, free_port};
+use super::{eventually, free_port, provided};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// What its CA does with requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PuppetConfig {
+    pub(crate) release: PuppetRelease,
     pub(crate) autosign: Autosign,
     /// `allow-subject-alt-names`
     pub(crate) names: bool,
     /// Tells apart what has to have the server for itself.
     pub(crate) alone: u8,
+}
+
+/// A release of puppetserver, and what it is found in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PuppetRelease {
+    /// Debian 12's package, installed here. It renews nothing.
+    V7,
+    /// That of Debian 13, in a directory of its own that it takes for `/`.
+    V8,
+}
+
+impl PuppetRelease {
+    /// Its root directory.
+    fn root(self) -> PathBuf {
+        match self {
+            Self::V7 => "/".into(),
+            Self::V8 => provided("NODECERT_TEST_PUPPET_8"),
+        }
+    }
 }
 
 /// `autosign`
@@ -32,6 +52,7 @@ pub(crate) enum Autosign {
 
 struct Server {
     daemon: Daemon,
+    release: PuppetRelease,
     directory: TempDir,
     port: u16,
 }
@@ -52,7 +73,7 @@ const STARTED: &str = "Puppet Server has successfully started";
 /// The right to the server under one configuration; given back when dropped.
 pub(crate) struct Puppetserver {
     pub(crate) url: String,
-    directory: std::path::PathBuf,
+    directory: PathBuf,
 }
 
 impl Puppetserver {
@@ -68,9 +89,16 @@ impl Puppetserver {
         }
         let turn = lock.get_or_insert_default();
         if turn.config != Some(config) {
-            match &mut turn.server {
-                None => turn.server = Some(Server::start(config)),
-                Some(server) => server.reload(config),
+            match turn.server.take_if(|server| server.release == config.release) {
+                Some(mut server) => {
+                    server.reload(config);
+                    turn.server = Some(server);
+                }
+                None => {
+                    // Two at once would need the memory of two.
+                    turn.server = None;
+                    turn.server = Some(Server::start(config));
+                }
             }
             turn.config = Some(config);
         }
@@ -160,15 +188,15 @@ impl Drop for Puppetserver {
 
 impl Server {
     fn start(config: PuppetConfig) -> Self {
-        let directory = TempDir::new().unwrap();
+        let system = config.release.root();
+        let directory = TempDir::new_in(system.join("tmp")).unwrap();
         let root = directory.path().to_owned();
         let port = free_port();
-        install(&root, port);
+        install(&root, &system, port);
         configure(&root, config);
-        must(
-            Command::new("puppetserver").args(["ca", "setup", "--config"]).arg(root.join("etc/puppet.conf")),
-        );
-        let mut server = Self { daemon: serve(root), directory, port };
+        let conf = inside(&root, &system).join("etc/puppet.conf");
+        must(&mut enter(&system, &["puppetserver", "ca", "setup", "--config", conf.to_str().unwrap()]));
+        let mut server = Self { daemon: serve(root, system), release: config.release, directory, port };
         server.is_up(1);
         server
     }
@@ -196,19 +224,36 @@ impl Server {
 
 /// Starts the server from a thread that lives as long as the process: a test's own thread ends with it,
 /// and would take the server along.
-fn serve(root: std::path::PathBuf) -> Daemon {
-    static STARTER: OnceLock<()> = OnceLock::new();
+fn serve(root: PathBuf, system: PathBuf) -> Daemon {
     let (sender, receiver) = std::sync::mpsc::channel();
-    assert!(STARTER.set(()).is_ok(), "one server a process");
     std::thread::spawn(move || {
-        let argv = argv(&root);
+        let argv = argv(&inside(&root, &system));
         let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
-        sender.send(Daemon::start(None, &argv, &root.join("log"))).unwrap();
+        let wrapper = enter(&system, &[]);
+        sender.send(Daemon::start(Some(wrapper), &argv, &root.join("log"))).unwrap();
         loop {
             std::thread::park();
         }
     });
     receiver.recv().unwrap()
+}
+
+/// A command in a root directory, to which `argv` may be appended. Each step execs the next, and the mounts
+/// end with it.
+fn enter(system: &Path, argv: &[&str]) -> Command {
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-euc", ENTER, "enter"]);
+    command.arg(system).args(argv);
+    command
+}
+
+const ENTER: &str = r#"root=$1; shift
+[ "$root" = / ] || for tree in proc dev; do mount --rbind "/$tree" "$root/$tree"; done
+exec chroot "$root" "$@""#;
+
+/// A path as the server sees it.
+fn inside(path: &Path, system: &Path) -> PathBuf {
+    Path::new("/").join(path.strip_prefix(system).unwrap())
 }
 
 /// Without the flags for the compiler a start takes three times as long.
@@ -238,11 +283,11 @@ fn argv(root: &Path) -> Vec<String> {
 }
 
 /// Everything but what `configure` writes.
-fn install(root: &Path, port: u16) {
+fn install(root: &Path, system: &Path, port: u16) {
     for directory in ["etc", "conf.d", "services.d", "log.d", "var", "code", "run"] {
         std::fs::create_dir(root.join(directory)).unwrap();
     }
-    let package = Path::new("/etc/puppet/puppetserver");
+    let package = system.join("etc/puppet/puppetserver");
     assert!(package.exists(), "no puppetserver: run `tests/all`, which installs it");
     for file in ["conf.d/auth.conf", "conf.d/web-routes.conf"] {
         std::fs::copy(package.join(file), root.join(file)).unwrap();
@@ -253,7 +298,8 @@ fn install(root: &Path, port: u16) {
     let lines =
         services.lines().chain(ca.lines()).filter(|l| !l.starts_with('#') && !l.contains("analytics"));
     write(root, "services.d/bootstrap.cfg", &lines.collect::<Vec<_>>().join("\n"));
-    let at = root.display();
+    let at = inside(root, system);
+    let at = at.display();
     write(
         root,
         "conf.d/webserver.conf",
@@ -287,7 +333,8 @@ profiler: {{}}
 }
 
 fn configure(root: &Path, config: PuppetConfig) {
-    let at = root.display();
+    let at = inside(root, &config.release.root());
+    let at = at.display();
     let autosign = match config.autosign {
         Autosign::Everything => "true".to_owned(),
         Autosign::Nothing => "false".to_owned(),
@@ -321,7 +368,14 @@ autosign = {autosign}
         ),
     );
     let names = config.names;
-    write(root, "conf.d/ca.conf", &format!("certificate-authority: {{ allow-subject-alt-names: {names} }}"));
+    // A release that does not know the last two passes them over.
+    write(
+        root,
+        "conf.d/ca.conf",
+        &format!(
+            "certificate-authority: {{ allow-subject-alt-names: {names}, allow-auto-renewal: true, auto-renewal-cert-ttl: \"10d\" }}"
+        ),
+    );
 }
 
 fn write(root: &Path, name: &str, text: &str) {
