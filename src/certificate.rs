@@ -24,6 +24,7 @@ pub struct Settings {
     pub role: Option<String>,
     pub common_name: Option<At<Template>>,
     pub certname: Option<At<Template>>,
+    pub ssldir: Option<At<PathBuf>>,
     pub organization: Option<At<Vec<Template>>>,
     pub dns: Option<At<Vec<Template>>>,
     pub ips: Option<At<Vec<Template>>>,
@@ -100,6 +101,8 @@ pub struct Certificate {
     pub place: Place,
     /// The trust file that goes with it.
     pub trust: Option<PathBuf>,
+    /// The directory of a puppet agent whose certificate this is too.
+    pub ssldir: Option<PathBuf>,
     /// Where the revocation list of its CA goes, if it is wanted.
     pub crl: Option<PathBuf>,
     /// Who is told of a change.
@@ -173,6 +176,7 @@ impl Settings {
             role: self.role.or(base.role),
             common_name: self.common_name.or(base.common_name),
             certname: self.certname.or(base.certname),
+            ssldir: self.ssldir.or(base.ssldir),
             organization: self.organization.or(base.organization),
             dns: self.dns.or(base.dns),
             ips: self.ips.or(base.ips),
@@ -222,6 +226,9 @@ impl Settings {
             reading.fault(None, "has no ca; name the CA that signs it");
         }
         let renew_at = self.renew_at.as_ref().map_or(2.0 / 3.0, |at| *at.get_ref());
+        if let Some(ssldir) = self.ssldir.as_ref().filter(|ssldir| !is_plain_path(ssldir.get_ref())) {
+            reading.fault(Some(ssldir.span()), "needs a ssldir that is an absolute path without '..'");
+        }
         if !(0.1..=0.95).contains(&renew_at) {
             let span = self.renew_at.as_ref().map(At::span);
             reading.fault(span, "must have a renew_at between 0.1 and 0.95, a fraction of the lifetime");
@@ -235,6 +242,7 @@ impl Settings {
                 certname,
                 rotate_key: self.rotate_key.unwrap_or(true),
                 renew_at,
+                ssldir: self.ssldir.as_ref().map(|ssldir| ssldir.get_ref().clone()),
                 trust: self.trust_path(&place.directory),
                 crl: self
                     .files

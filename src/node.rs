@@ -8,7 +8,7 @@ use crate::certificate::{Certificate, Owner, is_plain_path};
 use crate::component::{Certificates, Surroundings, etcd};
 use crate::config::{Config, Faults};
 use crate::facts::Facts;
-use crate::file::{self, Content, File};
+use crate::file::{self, Content, File, Part};
 use crate::hooks::{self, Deed};
 use crate::setting::{At, Fault, Mode, Name, Scope};
 
@@ -67,6 +67,7 @@ pub fn expand(config: &Config, facts: &Facts, present: &BTreeSet<PathBuf>) -> Re
         Expanding { config, facts, scope: scope(facts), faults: Vec::new(), node: Node::default() };
     expanding.certificates();
     expanding.files(present);
+    expanding.ssldirs();
     expanding.crls();
     expanding.trusts();
     expanding.collisions();
@@ -154,7 +155,14 @@ impl Expanding<'_> {
             if ca.keeps_names() && settings.rotate_key.is_none() {
                 certificate.rotate_key = false;
             }
-            if let Err(why) = fit(&mut certificate, ca, &self.facts.fqdn.value) {
+            // An agent's own directory says that its name is meant.
+            let host = if certificate.ssldir.is_some() { "" } else { self.facts.fqdn.value.as_str() };
+            if certificate.ssldir.is_some() && !ca.keeps_names() {
+                let message =
+                    format!("certificate {name} has a ssldir, which is for certificates of a Puppet CA");
+                self.faults.push(Fault::at(span.clone(), message));
+            }
+            if let Err(why) = fit(&mut certificate, ca, host) {
                 self.faults.push(Fault::at(
                     span,
                     format!("CA {} cannot sign certificate {name}: {why}", certificate.ca),
@@ -208,6 +216,30 @@ impl Expanding<'_> {
         }
     }
 
+    /// What a puppet agent needs so that it does not enrol by itself: puppet's documentation, "ssldir".
+    fn ssldirs(&mut self) {
+        for certificate in self.node.certificates.values_mut() {
+            let Some(ssldir) = &certificate.ssldir else { continue };
+            certificate.crl.get_or_insert_with(|| ssldir.join("crl.pem"));
+            let own = format!("{}.pem", certificate.identity.common_name);
+            let parts = [
+                (Part::Key, ssldir.join("private_keys").join(&own), Mode(0o640)),
+                (Part::Leaf, ssldir.join("certs").join(&own), Mode(0o644)),
+                (Part::Authorities, ssldir.join("certs/ca.pem"), Mode(0o644)),
+            ];
+            self.node.files.extend(parts.map(|(part, path, mode)| File {
+                name: certificate.name.clone(),
+                path,
+                content: Content::Part(certificate.name.clone(), part),
+                needs: vec![certificate.name.clone()],
+                owner: certificate.place.owner.clone(),
+                mode,
+                replace: certificate.place.replace,
+                deeds: Vec::new(),
+            }));
+        }
+    }
+
     /// A revocation list is a file that waits for what its CA publishes; certificates that name one path
     /// share it.
     fn crls(&mut self) {
@@ -231,7 +263,7 @@ impl Expanding<'_> {
                 path: path.clone(),
                 content: Content::Crl(certificate.ca.clone()),
                 needs: Vec::new(),
-                owner: Owner::default(),
+                owner: certificate.place.owner.clone(),
                 mode: Mode(0o644),
                 replace: certificate.place.replace,
                 deeds: Vec::new(),

@@ -261,6 +261,70 @@ mod all_is_signed {
         host.nodecert("run").exits(0).says("nothing to do");
     }
 
+    /// `puppet ACTION` of a host's own agent; its words.
+    fn puppet(server: &Puppetserver, host: &Host, certname: &str, action: &str) -> String {
+        let port = server.url.rsplit(':').next().unwrap();
+        let mut command = Command::new("puppet");
+        command.args(action.split(' ')).args([
+            "--certname",
+            certname,
+            "--server",
+            "127.0.0.1",
+            "--serverport",
+            port,
+        ]);
+        command.args(["--ca_server", "127.0.0.1", "--ca_port", port, "--http_keepalive_timeout", "0"]);
+        for (setting, path) in [("confdir", "/puppet"), ("vardir", "/puppet/var"), ("ssldir", "/puppet/ssl")]
+        {
+            command.arg(format!("--{setting}")).arg(host.path(path));
+        }
+        must(&mut command)
+    }
+
+    /// Where there is a user puppet, a puppet agent that root starts gives it all these files.
+    const AGENT: &str = "ssldir = \"/puppet/ssl\"\nowner = \"puppet\"\ngroup = \"puppet\"";
+
+    fn agents_host(server: &Puppetserver, certname: &str) -> Host {
+        let host = host(server, certname, AGENT);
+        for file in ["/etc/passwd", "/etc/group"] {
+            let there = std::fs::read_to_string(file).unwrap();
+            let own = there.lines().find(|line| line.starts_with("puppet:")).expect("the package's user");
+            host.write(file, &format!("root:x:0:0:root:/root:/bin/sh\n{own}\n"));
+        }
+        host
+    }
+
+    #[test]
+    #[ignore = "needs servers: run tests/all"]
+    fn a_puppet_agent_accepts_what_lies_in_its_directory() {
+        let server = server();
+        let host = agents_host(&server, "node01.example.com");
+        host.nodecert("run").exits(0);
+        is_verified(&host, &server);
+        assert_eq!(
+            host.mode("/puppet/ssl/private_keys/node01.example.com.pem").split(' ').next(),
+            Some("640")
+        );
+        let said = puppet(&server, &host, "node01.example.com", "ssl verify");
+        assert!(said.contains("Verified client certificate"), "{said}");
+        host.nodecert("run").exits(0).says("nothing to do");
+        server.clean("node01.example.com");
+    }
+
+    #[test]
+    #[ignore = "needs servers: run tests/all"]
+    fn what_a_puppet_agent_got_is_taken_over() {
+        let server = server();
+        let host = agents_host(&server, "enrolled.example.com");
+        puppet(&server, &host, "enrolled.example.com", "ssl bootstrap --waitforcert 0");
+        let theirs = host.read("/puppet/ssl/private_keys/enrolled.example.com.pem");
+        configure(&host, &ca(&server, ""), "enrolled.example.com", &format!("{AGENT}\nkey = \"rsa4096\""));
+        host.nodecert("run").exits(0).says("agent has it already");
+        is_verified(&host, &server);
+        assert_eq!(host.read(KEY), theirs);
+        host.nodecert("run").exits(0).says("nothing to do");
+    }
+
     #[test]
     #[ignore = "needs servers: run tests/all"]
     fn an_etcd_member_has_one_certificate_for_clients_and_peers() {

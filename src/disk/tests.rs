@@ -138,6 +138,7 @@ fn certificate() -> Certificate {
         identity: identity(),
         certname: None,
         crl: None,
+        ssldir: None,
         rotate_key: true,
         renew_at: 0.66,
         place: Place {

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use tracing::{info, warn};
+use zeroize::Zeroizing;
 
 use super::failure::Failure;
 use super::survey::Survey;
-use super::{Run, Trusts};
-use crate::bundle::{Bundle, Pair, Rejected, at};
+use super::{Run, TEXT, Trusts};
+use crate::bundle::{Bundle, Pair, Rejected, at, parse_chain};
 use crate::ca::{self, Ca, Issued, Renewal, Request};
 use crate::certificate::Certificate;
 use crate::disk;
@@ -33,6 +34,12 @@ impl Run<'_> {
         let verdict = survey.verdicts.get(name);
         disk::prove_writable(self.root(), certificate, verdict.and_then(Verdict::bundle).is_some())?;
         info!(certificate = %name, ca = %certificate.ca, "asking for a certificate: {}", reason_of(verdict));
+        let now = self.world.clock.now();
+        let nothing = verdict.and_then(Verdict::pair).is_none() && !survey.cloned;
+        if let Some(bundle) = self.adopted(certificate, ca, anchors).await?.filter(|_| nothing) {
+            disk::commit(self.root(), certificate, &bundle, now)?;
+            return Ok((bundle, "puppet's own agent has it already".to_owned()));
+        }
         let (key, issued) = match self.renewed(certificate, ca, verdict).await? {
             Some(renewed) => renewed,
             None => self.requested(survey, certificate, settings, ca, verdict).await?,
@@ -48,6 +55,33 @@ impl Run<'_> {
         disk::drop_pending(self.root(), name)?;
         info!(certificate = %name, ca = %certificate.ca, "installed, valid until {}", at(bundle.leaf().not_after));
         Ok((bundle, reason_of(verdict)))
+    }
+
+    /// What a puppet agent got before this program came: the same certificate, if it will do.
+    async fn adopted(
+        &self,
+        certificate: &Certificate,
+        ca: &Ca,
+        anchors: &Anchors,
+    ) -> Result<Option<Bundle>, Failure> {
+        let Some(ssldir) = &certificate.ssldir else { return Ok(None) };
+        let own = format!("{}.pem", certificate.identity.common_name);
+        let read = |directory: &str| disk::read_text(self.root(), &ssldir.join(directory).join(&own), TEXT);
+        let (Some((cert, _)), Some((key, _))) = (read("certs")?, read("private_keys")?) else {
+            return Ok(None);
+        };
+        let (Ok(key), Ok(mut chain)) = (Key::parse(&Zeroizing::new(key)), parse_chain(&cert)) else {
+            return Ok(None);
+        };
+        chain.extend(ca.published().await?);
+        let pair = Pair::new(Arc::new(key), chain);
+        match pair.and_then(|pair| plan::accept(certificate, pair, anchors, self.world.clock.now())) {
+            Ok(bundle) => Ok(Some(bundle)),
+            Err(why) => {
+                info!(certificate = %certificate.name, "the puppet agent's certificate is not used: {why}");
+                Ok(None)
+            }
+        }
     }
 
     /// A certificate in force whose CA renews it by its own means, with its own key.

@@ -13,7 +13,8 @@ use crate::certificate::{Certificate, Owner};
 use crate::config::{self, Config, Faults, Text};
 use crate::disk::{self, DiskError};
 use crate::facts::{self, Facts};
-use crate::file::{Content, File};
+use crate::file::{Content, File, Part};
+use crate::key::pem_block;
 use crate::node::{self, Node, TrustFile};
 use crate::plan::{self, Reason, Verdict};
 use crate::render;
@@ -353,8 +354,29 @@ impl Survey {
         line
     }
 
+    fn part(&self, name: &Name, bundle: &Bundle, part: Part) -> String {
+        let pair = bundle.pair();
+        match part {
+            Part::Key => pair.key().pem().to_owned(),
+            Part::Leaf => pair.chain().iter().take(1).map(|der| pem_block("CERTIFICATE", der)).collect(),
+            Part::Authorities => {
+                let ca = self
+                    .node
+                    .certificates
+                    .get(name)
+                    .and_then(|certificate| self.anchors.get(&certificate.ca));
+                let anchors = ca.and_then(|known| known.as_ref().ok()?.as_ref()).map(Anchors::pem);
+                pair.chain_pem() + &anchors.unwrap_or_default()
+            }
+        }
+    }
+
     pub(super) fn rendered(&self, world: &World, file: &File) -> Result<String, Failure> {
         let template = match &file.content {
+            Content::Part(name, part) => match self.bundle(name) {
+                Some(bundle) => self.part(name, bundle, *part),
+                None => return Err(Failure::Waits(format!("certificate {name}"))),
+            },
             Content::Crl(ca) => match known_crl(&world.root, ca)? {
                 Some(lists) => lists,
                 None => return Err(Failure::Waits(format!("the revocation list of CA {ca}"))),
