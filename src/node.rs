@@ -265,7 +265,8 @@ impl Expanding<'_> {
                 needs: Vec::new(),
                 owner: certificate.place.owner.clone(),
                 mode: Mode(0o644),
-                replace: certificate.place.replace,
+                // A list that puppet read is the CA's all the same.
+                replace: certificate.place.replace || certificate.ssldir.is_some(),
                 deeds: Vec::new(),
             });
         }
