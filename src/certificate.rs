@@ -11,9 +11,10 @@ use std::time::SystemTime;
 use serde::Deserialize;
 
 use crate::bundle::Leaf;
-use crate::hooks::{self, Hook};
+use crate::deed::{self, Hook};
 use crate::identity::{Identity, KeyKind, Usage};
 use crate::setting::{At, Fault, Mode, Name, Scope, Span, Template};
+use crate::trust::Pin;
 
 /// `[certificate.NAME]`. What is absent has a default, or comes from the component.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -76,9 +77,13 @@ pub enum Layout {
     #[default]
     Links,
     /// Plain files, renamed one after the other, for consumers that bear no symlinks. Between the two
-    /// renames a reader can meet the new certificate with the old key.
+    /// renames a reader can meet the new key with the old certificate.
     Files,
 }
+
+/// The part of a lifetime over which the renewals of a fleet are spread: certificates that were issued in
+/// the same minute, as after an outage, do not come back in the same minute for ever.
+pub const SPLAY: f64 = 0.1;
 
 /// A certificate that this host is to hold.
 #[derive(Debug, Clone, PartialEq)]
@@ -95,8 +100,10 @@ pub struct Certificate {
     pub certname: Option<String>,
     /// Whether a renewal makes a new key.
     pub rotate_key: bool,
-    /// The fraction of its lifetime after which it is due.
+    /// The fraction of its lifetime after which it is due at the latest.
     pub renew_at: f64,
+    /// This host's place in [`SPLAY`], from 0 to 1.
+    pub splay: f64,
     /// Where its files lie.
     pub place: Place,
     /// The trust file that goes with it.
@@ -164,7 +171,7 @@ impl Place {
 impl Certificate {
     /// When a certificate of this configuration is to be renewed.
     pub fn due_at(&self, leaf: &Leaf) -> SystemTime {
-        leaf.not_before + leaf.lifetime().mul_f64(self.renew_at)
+        leaf.not_before + leaf.lifetime().mul_f64((self.renew_at - SPLAY * self.splay).max(0.0))
     }
 }
 
@@ -229,9 +236,9 @@ impl Settings {
         if let Some(ssldir) = self.ssldir.as_ref().filter(|ssldir| !is_plain_path(ssldir.get_ref())) {
             reading.fault(Some(ssldir.span()), "needs a ssldir that is an absolute path without '..'");
         }
-        if !(0.1..=0.95).contains(&renew_at) {
+        if !(0.2..=0.95).contains(&renew_at) {
             let span = self.renew_at.as_ref().map(At::span);
-            reading.fault(span, "must have a renew_at between 0.1 and 0.95, a fraction of the lifetime");
+            reading.fault(span, "must have a renew_at between 0.2 and 0.95, a fraction of the lifetime");
         }
         match (ca, place, reading.faults.is_empty()) {
             (Some(ca), Some(place), true) => Ok(Certificate {
@@ -243,6 +250,7 @@ impl Settings {
                 rotate_key: self.rotate_key.unwrap_or(true),
                 renew_at,
                 ssldir: self.ssldir.as_ref().map(|ssldir| ssldir.get_ref().clone()),
+                splay: splay(scope, name),
                 trust: self.trust_path(&place.directory),
                 crl: self
                     .files
@@ -345,7 +353,7 @@ impl Reading<'_> {
 
     fn hooks(&mut self, settings: &Settings) -> Vec<Hook> {
         let mut hooks = settings.hooks.clone().unwrap_or_default();
-        match settings.reload.as_ref().map(|units| (units.span(), hooks::reloads(units.get_ref()))) {
+        match settings.reload.as_ref().map(|units| (units.span(), deed::reloads(units.get_ref()))) {
             Some((_, Ok(reloads))) => hooks.extend(reloads),
             Some((span, Err(why))) => self.fault(Some(span), format!("has a faulty reload: {why}")),
             None => {}
@@ -415,6 +423,13 @@ impl Reading<'_> {
         }
         Some(place)
     }
+}
+
+/// The same on every run of a host, and another on every host and for every certificate.
+fn splay(scope: &Scope, name: &Name) -> f64 {
+    let host = scope.0.get("fqdn").map(ToString::to_string).unwrap_or_default();
+    let [a, b, ..] = Pin::of(format!("{host}/{name}").as_bytes()).bytes();
+    f64::from(u16::from_be_bytes([a, b])) / f64::from(u16::MAX)
 }
 
 /// Whether a path of the configuration can be meant: absolute, and not by way of `..`.

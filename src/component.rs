@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use crate::certificate::{self, Certificate};
+use crate::deed::Deed;
 use crate::facts::Facts;
 use crate::file::{Content, File};
-use crate::hooks::Deed;
 use crate::setting::{At, Fault, Mode, Name, Template};
 
 pub mod etcd;
@@ -46,14 +46,8 @@ fn own<T>(value: T) -> At<T> {
     At::new(0..0, value)
 }
 
-/// A literal text as a template; what looks like an expression in it stays one.
-fn literal(text: &str) -> Template {
-    #[allow(clippy::expect_used, reason = "facts hold no braces: host names and addresses are checked")]
-    Template::new(text).expect("a plain text")
-}
-
 fn literals<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> At<Vec<Template>> {
-    own(texts.into_iter().map(|text| literal(text.as_ref())).collect())
+    own(texts.into_iter().map(|text| Template::literal(text.as_ref())).collect())
 }
 
 /// Puts the user's own keys into a rendered mapping; those that nodecert answers for are refused.

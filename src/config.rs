@@ -257,9 +257,14 @@ fn fault_of(error: &toml::de::Error) -> Fault {
 
 /// serde quotes the value it did not expect; a secret in the wrong place would stand in the journal.
 fn without_literals(message: &str) -> String {
-    let Some((kind, rest)) = message.split_once(": string \"") else { return message.to_owned() };
-    match rest.rfind("\", expected") {
-        Some(end) => format!("{kind}: string{}", &rest[end + 1..]),
+    let Some((kind, rest)) = message.split_once(": ").filter(|(kind, _)| kind.starts_with("invalid ")) else {
+        return message.to_owned();
+    };
+    match rest.rsplit_once(", expected") {
+        Some((found, expected)) => {
+            let word = found.split(['"', '`']).next().unwrap_or_default().trim_end();
+            format!("{kind}: {word}, expected{expected}")
+        }
         None => message.to_owned(),
     }
 }
@@ -316,4 +321,92 @@ fn unknown_cas(
     unknown
         .map(|ca| Fault::at(ca.span(), format!("no CA has the name {:?}: {there}", ca.get_ref().as_str())))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::setting::Template;
+
+    const CA: &str = "[ca.lab.local]\n";
+
+    fn text(path: &str, text: &str, private: bool) -> Text {
+        Text { path: path.into(), text: text.to_owned(), private }
+    }
+
+    fn faults(texts: &[&str]) -> Vec<String> {
+        let named = texts.iter().enumerate().map(|(n, body)| text(&format!("{n}.toml"), body, true));
+        parse(named.collect()).err().map(|faults| faults.lines().to_vec()).unwrap_or_default()
+    }
+
+    #[test]
+    fn a_name_in_etc_masks_the_same_name_elsewhere_and_the_order_is_that_of_names() {
+        let names = |list: &[&str]| list.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        let listed = [
+            ("/etc", names(&["50-b.toml", "notes.txt"])),
+            ("/run", names(&["50-b.toml", "40-a.toml"])),
+            ("/usr", names(&["40-a.toml", "60-c.toml"])),
+        ];
+        let paths: Vec<_> = order(listed).iter().map(|path| path.display().to_string()).collect();
+        assert_eq!(paths, ["/run/40-a.toml", "/etc/50-b.toml", "/usr/60-c.toml"]);
+    }
+
+    #[test]
+    fn tables_merge_and_scalars_and_arrays_replace() {
+        let base = "[ca.lab.local]\nttl = \"1d\"\n[certificate.web]\nca = \"lab\"\ncommon_name = \"a\"\ndns = [\"a\", \"b\"]\n";
+        let over = "[certificate.web]\ncommon_name = \"c\"\ndns = [\"d\"]\n";
+        let config = parse(vec![text("a", base, true), text("b", over, true)]).expect("a configuration");
+        let web = config.certificates.values().next().expect("web").get_ref();
+        assert_eq!(web.common_name.as_ref().map(At::get_ref), Some(&Template::literal("c")));
+        assert_eq!(web.dns.as_ref().map(|dns| dns.get_ref().len()), Some(1));
+        assert_eq!(web.ca.as_ref().map(|ca| ca.get_ref().as_str()), Some("lab"));
+    }
+
+    #[test]
+    fn a_fault_is_placed_in_the_file_it_stands_in() {
+        let second = "[certificate.web]\nca = \"lab\"\n\nlayout = \"heap\"\n";
+        let found = faults(&[CA, second]);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].starts_with("1.toml:4:10: unknown variant `heap`"), "{found:?}");
+    }
+
+    #[test]
+    fn what_is_not_toml_is_placed_too_and_what_can_be_read_of_the_rest_is() {
+        let found = faults(&[CA, "[certificate.web\nca = 3\n", "[node]\nhostnam = \"x\"\n"]);
+        assert!(found.iter().any(|line| line.starts_with("1.toml:1:")), "{found:?}");
+        assert!(
+            found.iter().any(|line| line.starts_with("2.toml:2:1: unknown field `hostnam`")),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_kind_is_not_repeated_for_it_may_be_a_secret() {
+        let found = faults(&[
+            "[ca.a]\ntls.system = true\nanchors.published = true\n[ca.a.vault]\nauth = \"hvs.secret\"\n",
+        ]);
+        assert!(!found.is_empty() && !found.concat().contains("hvs"), "{found:?}");
+    }
+
+    #[test]
+    fn a_literal_secret_needs_a_file_of_its_own_readers() {
+        let body = "[ca.a]\ntls.system = true\nanchors.published = true\n[ca.a.vault]\nurls = [\"https://v:8200\"]\nmount = \"pki\"\nrole = \"r\"\nauth = [{ token = \"hvs.secret\" }]\n";
+        assert!(parse(vec![text("a.toml", body, true)]).is_ok());
+        let found = parse(vec![text("a.toml", body, false)]).expect_err("others can read it");
+        assert!(
+            found.lines()[0]
+                .starts_with("a.toml:8:8: a secret stands in a file that others can read: chmod 0600")
+        );
+        assert!(!found.to_string().contains("hvs"));
+    }
+
+    #[test]
+    fn a_ca_that_is_faulty_itself_is_not_called_missing() {
+        let found = faults(&["[ca.a]\n[certificate.w]\nca = \"a\"\n[certificate.x]\nca = \"b\"\n"]);
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(
+            found[0].contains("CA a has no kind")
+                && found[1].contains("no CA has the name \"b\": there are a")
+        );
+    }
 }

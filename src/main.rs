@@ -10,20 +10,25 @@ use nodecert::ca;
 use nodecert::cli::{Cli, Command, Format};
 use nodecert::clock::Clock;
 use nodecert::facts::{self, Host};
-use nodecert::report::{Exit, Report, chain};
+use nodecert::report::{Action, Exit, Report};
 use nodecert::root::Root;
 use nodecert::run::{self, Ask, Error, World};
+use nodecert::setting::chain;
 use tracing::{Level, error};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// sd_notify(3): a start that waits for a CA asks for this much more than its deadline.
-const MARGIN: Duration = Duration::from_secs(30);
+/// sd_notify(3): a start asks for this much more than its deadline, for the lock and the hooks.
+const MARGIN: Duration = Duration::from_secs(300);
 
 /// `plan --exit-code` says with it that there is something to do.
 const SOMETHING_TO_DO: u8 = 3;
+
+/// The Nagios plugin convention for what cannot be told.
+const UNKNOWN: u8 = 3;
 
 fn main() -> ExitCode {
     seal();
@@ -34,7 +39,7 @@ fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(failed) => {
             tell(&cli, &failed);
-            ExitCode::from(failed.exit().code())
+            ExitCode::from(if is_plugin(&cli) { UNKNOWN } else { failed.exit().code() })
         }
     }
 }
@@ -87,12 +92,18 @@ fn answer(cli: &Cli, live: bool) -> Result<u8, Error> {
 }
 
 fn world(cli: &Cli) -> Result<World, Error> {
-    let root = Root::make(&cli.global.root).map_err(|error| Error::Disk(error.into()))?;
+    // Only run makes anything, and so the root too.
+    let root = match cli.command {
+        Command::Run { .. } => Root::make(&cli.global.root),
+        _ => Root::open(&cli.global.root),
+    };
+    let root = root.map_err(|error| Error::Disk(error.into()))?;
     Ok(World {
-        root: Arc::new(root),
         host: Host::live().map_err(Error::Facts)?,
         clock: Clock::system(),
+        tells: root.is_live(),
         config: cli.global.config.clone(),
+        root: Arc::new(root),
     })
 }
 
@@ -125,12 +136,16 @@ fn status(
     usable: bool,
     now: std::time::SystemTime,
 ) -> u8 {
-    let unusable: Vec<_> = report.certificates.iter().filter(|line| !line.is_usable()).collect();
     if usable {
-        for line in &unusable {
+        for line in report.certificates.iter().filter(|line| !line.usable) {
             error!(certificate = %line.name, "{} is {}: {}", line.name, line.state, line.reason);
         }
-        return u8::from(!unusable.is_empty());
+        for line in
+            report.files.iter().filter(|line| line.action == Action::Obtain || line.action == Action::Blocked)
+        {
+            error!(path = %line.path.display(), "{}: {}", line.path.display(), line.reason);
+        }
+        return u8::from(!report.is_usable());
     }
     if check {
         let (code, said) = report.check(now);
@@ -149,7 +164,7 @@ fn trust(cli: &Cli, url: &str) -> u8 {
         }
         Err(failed) => {
             error!("{}", chain(&failed));
-            if failed.is_temporary() { Exit::Temporary.code() } else { Exit::Refused.code() }
+            if failed.is_temporary() { Exit::Temporary.code() } else { Exit::Usage.code() }
         }
     }
 }
@@ -165,10 +180,24 @@ fn print(cli: &Cli, text: &str, json: impl FnOnce() -> serde_json::Value) {
 
 fn tell(cli: &Cli, failed: &Error) {
     let said = chain(failed);
+    if is_plugin(cli) {
+        return print(cli, &format!("NODECERT UNKNOWN - {}\n", said.replace('\n', "; ")), || {
+            json_of(failed, &said)
+        });
+    }
     said.lines().for_each(|line| error!("{line}"));
     if cli.global.format == Format::Json {
-        print(cli, "", || serde_json::json!({ "error": said, "exit": failed.exit().code() }));
+        print(cli, "", || json_of(failed, &said));
     }
+}
+
+fn json_of(failed: &Error, said: &str) -> serde_json::Value {
+    serde_json::json!({ "error": said, "exit": failed.exit().code() })
+}
+
+/// Whether the answer is for Nagios, which knows four exit codes and reads one line.
+fn is_plugin(cli: &Cli) -> bool {
+    matches!(cli.command, Command::Status { check: true, .. })
 }
 
 /// To journald with priorities and fields; to a terminal for a person; else with time stamps.
@@ -179,7 +208,13 @@ fn start_logging(verbose: u8, live: bool) {
     let journal = under_journald().then(tracing_journald::layer).and_then(Result::ok);
     let journal = journal.map(|layer| layer.with_field_prefix(Some("NODECERT".to_owned())));
     let terminal = std::io::stderr().is_terminal();
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    // Names stand in the messages; the fields are for the journal.
+    let message = debug_fn(|writer, field, value| match field.name() {
+        "message" => write!(writer, "{value:?}"),
+        _ => Ok(()),
+    });
+    let lines =
+        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false).fmt_fields(message);
     match journal {
         Some(journal) => registry.with(journal).init(),
         None if terminal => {

@@ -7,9 +7,9 @@ use crate::ca;
 use crate::certificate::{Certificate, Owner, is_plain_path};
 use crate::component::{Certificates, Surroundings, etcd};
 use crate::config::{Config, Faults};
+use crate::deed::{self, Deed};
 use crate::facts::Facts;
 use crate::file::{self, Content, File, Part};
-use crate::hooks::{self, Deed};
 use crate::setting::{At, Fault, Mode, Name, Scope};
 
 /// Everything this host is to hold.
@@ -72,6 +72,7 @@ pub fn expand(config: &Config, facts: &Facts, present: &BTreeSet<PathBuf>) -> Re
     expanding.trusts();
     expanding.collisions();
     expanding.names();
+    expanding.logins_exist();
     expanding.waves();
     match expanding.faults.is_empty() {
         true => Ok(expanding.node),
@@ -328,6 +329,26 @@ impl Expanding<'_> {
         }
     }
 
+    /// A CA can be logged in to only with a certificate that is there.
+    fn logins_exist(&mut self) {
+        let there = &self.node.certificates;
+        let logins = self
+            .config
+            .cas
+            .iter()
+            .flat_map(|(ca, settings)| settings.logs_in_with().into_iter().map(move |login| (ca, login)));
+        let unknown = logins.filter(|(_, login)| !there.contains_key(login.get_ref()));
+        let names = there.keys().map(Name::as_str).collect::<Vec<_>>().join(", ");
+        let fault = |(ca, login): (&Name, &At<Name>)| {
+            let message = format!(
+                "CA {ca} is logged in to with certificate {:?}, which is not there: there are {names}",
+                login.get_ref().as_str()
+            );
+            Fault::at(login.span(), message)
+        };
+        self.faults.extend(unknown.map(fault));
+    }
+
     /// A certificate waits for those that its CA can only be logged in to with.
     fn waves(&mut self) {
         let mut waiting: BTreeSet<Name> = self.node.certificates.keys().cloned().collect();
@@ -360,7 +381,7 @@ impl Expanding<'_> {
 }
 
 fn deeds(name: &Name, settings: &file::Settings, faults: &mut Vec<Fault>) -> Vec<Deed> {
-    let reload = settings.reload.as_ref().map(|units| (units.span(), hooks::reloads(units.get_ref())));
+    let reload = settings.reload.as_ref().map(|units| (units.span(), deed::reloads(units.get_ref())));
     let reloads = match reload {
         Some((_, Ok(reloads))) => reloads,
         Some((span, Err(why))) => {

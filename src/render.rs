@@ -70,3 +70,29 @@ fn env(lines: &[(String, String)]) -> Result<String, RenderError> {
     }
     Ok(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rendered(content: &Content, template: &str) -> Result<String, RenderError> {
+        let scope = Scope(std::collections::BTreeMap::from([("hostname", minijinja::Value::from("node01"))]));
+        render(content, template, &scope)
+    }
+
+    #[test]
+    fn a_value_cannot_leave_its_line_of_an_environment_file() {
+        let line = |value: &str| Content::Env(vec![("A".to_owned(), value.to_owned())]);
+        let text = rendered(&line(r#"a "b" $c `d` \e"#), "").expect("one line");
+        assert_eq!(text, format!("{HEADER}A=\"a \\\"b\\\" \\$c \\`d\\` \\\\e\"\n"));
+        assert!(matches!(rendered(&line("a\nB=1"), ""), Err(RenderError::Env { .. })));
+    }
+
+    #[test]
+    fn a_template_keeps_its_last_newline_and_names_itself_when_it_fails() {
+        let content = Content::Template("/etc/t.conf".into());
+        assert_eq!(rendered(&content, "name {{ hostname }}\n").expect("rendered"), "name node01\n");
+        let failed = rendered(&content, "{{ nothing }}").expect_err("undefined").to_string();
+        assert!(failed.starts_with("/etc/t.conf: "), "{failed}");
+    }
+}

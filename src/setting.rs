@@ -158,13 +158,16 @@ pub struct Scope(pub BTreeMap<&'static str, Value>);
 
 /// A value that may hold `{{ expressions }}` over [`SCOPE`], checked where it is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Template(String);
+pub struct Template {
+    text: String,
+    is_plain: bool,
+}
 
 impl Template {
     /// Parses a template; the error names what is wrong in it and what may be used.
     pub fn new(text: &str) -> Result<Self, String> {
-        if is_plain(text) {
-            return Ok(Self(text.to_owned()));
+        if ["{{", "{%", "{#"].iter().all(|mark| !text.contains(mark)) {
+            return Ok(Self::literal(text));
         }
         let environment = environment();
         let template = environment.template_from_str(text).map_err(|e| format!("faulty template: {e}"))?;
@@ -177,35 +180,37 @@ impl Template {
                 "the template uses {name:?}, which is not defined; there are {}",
                 SCOPE.join(", ")
             )),
-            None => Ok(Self(text.to_owned())),
+            None => Ok(Self { text: text.to_owned(), is_plain: false }),
         }
+    }
+
+    /// A text that stands for itself, whatever is in it.
+    pub fn literal(text: &str) -> Self {
+        Self { text: text.to_owned(), is_plain: true }
     }
 
     /// The text on this host; the error says which expression has no value here.
     pub fn render(&self, scope: &Scope) -> Result<String, String> {
-        if is_plain(&self.0) {
-            return Ok(self.0.clone());
+        if self.is_plain {
+            return Ok(self.text.clone());
         }
-        environment().render_str(&self.0, &scope.0).map_err(|e| unrendered(&self.0, &e))
+        environment().render_str(&self.text, &scope.0).map_err(|e| unrendered(&self.text, &e))
     }
 
     /// The texts on this host: a template that is one expression giving a list stands for all of it.
     pub fn splice(&self, scope: &Scope) -> Result<Vec<String>, String> {
-        let Some(expression) = sole_expression(&self.0) else { return Ok(vec![self.render(scope)?]) };
+        let Some(expression) = sole_expression(&self.text).filter(|_| !self.is_plain) else {
+            return Ok(vec![self.render(scope)?]);
+        };
         let environment = environment();
         let value = environment
             .compile_expression(expression)
             .and_then(|e| e.eval(&scope.0))
-            .map_err(|e| unrendered(&self.0, &e))?;
+            .map_err(|e| unrendered(&self.text, &e))?;
         match (value.kind(), value.try_iter()) {
             (minijinja::value::ValueKind::Seq, Ok(items)) => Ok(items.map(|item| item.to_string()).collect()),
             _ => Ok(vec![self.render(scope)?]),
         }
-    }
-
-    /// The template's own text.
-    pub fn source(&self) -> &str {
-        &self.0
     }
 }
 
@@ -220,10 +225,6 @@ pub(crate) fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment
-}
-
-fn is_plain(text: &str) -> bool {
-    !["{{", "{%", "{#"].iter().any(|mark| text.contains(mark))
 }
 
 fn sole_expression(text: &str) -> Option<&str> {
@@ -306,5 +307,74 @@ pub struct Span(pub std::time::Duration);
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         parse_duration(&String::deserialize(deserializer)?).map(Span).map_err(de::Error::custom)
+    }
+}
+
+/// An error and its causes, once, joined by colons.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.ends_with(&said) {
+            text = text + ": " + &said;
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scope() -> Scope {
+        Scope(BTreeMap::from([
+            ("hostname", Value::from("node01")),
+            ("addresses", Value::from(vec!["10.0.0.1", "fd00::1"])),
+        ]))
+    }
+
+    #[test]
+    fn a_template_that_is_one_list_stands_for_all_of_it() {
+        let splice = |text: &str| Template::new(text).and_then(|template| template.splice(&scope()));
+        assert_eq!(splice("{{ addresses }}"), Ok(vec!["10.0.0.1".to_owned(), "fd00::1".to_owned()]));
+        assert_eq!(splice("{{ hostname }}.x"), Ok(vec!["node01.x".to_owned()]));
+        assert_eq!(splice("{{ addresses[0] }}"), Ok(vec!["10.0.0.1".to_owned()]));
+        assert_eq!(splice("plain"), Ok(vec!["plain".to_owned()]));
+    }
+
+    #[test]
+    fn an_undefined_name_is_found_where_the_template_is_read_and_an_unknown_value_on_the_host() {
+        assert!(Template::new("{{ hostnam }}").is_err_and(|why| why.contains("\"hostnam\"")));
+        assert!(Template::new("{{ hostname").is_err());
+        let domain = Template::new("{{ domain }}").and_then(|template| template.render(&scope()));
+        assert!(domain.is_err_and(|why| why.contains("nodecert facts")));
+    }
+
+    #[test]
+    fn lengths_of_time_are_read_and_nonsense_is_not() {
+        for (text, seconds) in [("90s", 90), ("1h30m", 5_400), ("30d", 2_592_000)] {
+            assert_eq!(parse_duration(text).map(|time| time.as_secs()), Ok(seconds));
+        }
+        for text in ["", "0s", "10", "5w", "-1h", "1h5", "99999999999999999999d", "40000d"] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_never_shown() {
+        let secret = Secret::new("hvs.s3cret\n");
+        assert_eq!((secret.expose(), format!("{secret:?}").as_str()), ("hvs.s3cret", "Secret(..)"));
+        let source = SecretSource::Literal(secret);
+        assert!(!format!("{source:?} {source}").contains("s3cret"));
+    }
+
+    #[test]
+    fn names_that_could_leave_their_directory_are_refused() {
+        for name in ["", "..", ".x", "a/b", "a b", "-x", "é"] {
+            assert!(Name::new(name).is_err(), "{name}");
+        }
+        assert!(Name::new("etcd-server.1_b").is_ok());
     }
 }

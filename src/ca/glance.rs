@@ -11,9 +11,10 @@ use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use serde_json::{Value, json};
 
-use super::text::one_line;
+use super::text::root_cause;
 use super::wire::{bounded, client};
-use crate::bundle::{Leaf, at, parse_chain};
+use crate::bundle::{Leaf, parse_chain};
+use crate::clock::at;
 use crate::trust::Pin;
 
 /// A look is not worth a longer wait.
@@ -78,7 +79,7 @@ pub async fn presented(text: &str) -> Result<Presented, GlanceError> {
     let answer = client(config, None).map_err(&failed)?.get(asked).timeout(PATIENCE).send().await;
     let server = recorder.seen.lock().map(|seen| seen.clone()).unwrap_or_default();
     let answer = match answer {
-        Err(error) if server.is_empty() => return Err(failed(one_line(&format!("{error:?}")))),
+        Err(error) if server.is_empty() => return Err(failed(root_cause(&error))),
         answer => answer.ok().filter(|answer| answer.status().is_success()),
     };
     let text = match answer {
@@ -105,6 +106,9 @@ impl Presented {
         // A leaf is renewed; the topmost certificate that is presented stays longest.
         if let Some(top) = self.server.last() {
             text += &format!("tls.pins = [\"{}\"]\n", Pin::of(top));
+        }
+        if self.published.is_empty() && !self.is_puppet {
+            text += "#\n# No CA certificates came from the mount that the address names: is its path right, and is the server unsealed?\n";
         }
         if let Some(top) = self.published.last() {
             text += &describe("the mount publishes", &self.published);

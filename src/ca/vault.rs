@@ -63,7 +63,7 @@ impl Vault {
         let trust = Trust::new(&settings.server.tls, material.tls)
             .map_err(|why| CaError::Unusable { ca: ca.clone(), why })?;
         if settings.endpoint == Endpoint::SignVerbatim {
-            tracing::warn!(ca = %ca, "endpoint = \"sign-verbatim\": no role limits what this CA signs");
+            tracing::warn!(ca = %ca, "CA {ca}: endpoint = \"sign-verbatim\": no role limits what it signs");
         }
         Ok(Self {
             ca: ca.clone(),
@@ -147,7 +147,10 @@ impl Vault {
         }
         let signed: Signed = self.read(answer, call)?;
         for warning in signed.warnings.iter().flatten() {
-            tracing::warn!(ca = %self.ca, warning = one_line(warning), "the CA warns");
+            // We always send it: a role with use_csr_common_name=false asks for it, and the others warn.
+            if !warning.starts_with("the common_name field was provided") {
+                tracing::warn!(ca = %self.ca, "CA {} warns: {}", self.ca, one_line(warning));
+            }
         }
         // Read one by one: in one text a certificate that was cut short would vanish before the next.
         let above = signed.data.ca_chain.filter(|chain| !chain.is_empty());
@@ -260,7 +263,7 @@ const ADVICE: [(u16, &str, &str); 15] = [
     (
         400,
         "secret id",
-        "the secret_id is wrong, used up or expired; make a new one with `bao write -f auth/…/role/ROLE/secret-id`",
+        "role_id is wrong, or the secret_id is wrong, used up or expired; make a new one with `bao write -f auth/MOUNT/role/ROLE/secret-id` (where wrapped = true, with -wrap-ttl=1h)",
     ),
     (
         400,

@@ -16,7 +16,7 @@ use crate::certificate::{self, Names};
 use crate::facts::Facts;
 use crate::file::{Content, File};
 use crate::identity::{Usage, dns_name};
-use crate::setting::{At, Fault, Mode, Name};
+use crate::setting::{At, Fault, Mode, Name, Template};
 
 /// `[etcd]`
 #[derive(Debug, Clone, Deserialize)]
@@ -139,6 +139,14 @@ impl Settings {
             return Ok(Vec::new());
         };
         let peer = expanded.get(&name(PEER)).unwrap_or(server);
+        if let Some(bare) = [server, peer].into_iter().find(|pair| pair.trust.is_none()) {
+            // Without a trusted-ca-file etcd would ask clients for certificates and take those of any public CA.
+            let message = format!(
+                "certificate {} needs a trust file: files.ca must not be empty, or set render = false",
+                bare.name
+            );
+            return Err(vec![Fault::at(self.ca.span(), message)]);
+        }
         let member = self.member(around.facts)?;
         let mut rendered = self.yaml(&member, around, [server, peer]);
         let owned: Vec<String> = rendered.keys().filter(|key| *key != "logger").cloned().collect();
@@ -212,7 +220,7 @@ impl Settings {
         certificate::Settings {
             ca: Some(self.ca.clone()),
             role: self.role.clone(),
-            common_name: Some(own(super::literal(&member.name.to_ascii_lowercase()))),
+            common_name: Some(own(Template::literal(&member.name.to_ascii_lowercase()))),
             dns: Some(literals(dns)),
             ips: Some(literals(ips.iter().map(IpAddr::to_string))),
             usages: Some(own([Usage::Server, Usage::Client].into())),
@@ -224,6 +232,7 @@ impl Settings {
                 ..Names::default()
             })),
             owner: Some("etcd".to_owned()),
+            replace: Some(self.replace),
             mode: Some(certificate::Modes { key: Some(Mode(0o600)), cert: Some(Mode(0o644)) }),
             ..certificate::Settings::default()
         }
@@ -306,6 +315,12 @@ impl Settings {
                 _ => lines.push((variable(prefix), plain(value))),
             }
         }
+        let mut seen = BTreeSet::new();
+        let twice = lines.iter().filter(|(name, _)| !seen.insert(name.clone()));
+        faults.extend(twice.map(|(name, _)| {
+            let span = self.settings.as_ref().map(At::span).unwrap_or_default();
+            Fault::at(span, format!("settings must not set {name}: nodecert sets it from the tables above"))
+        }));
         if faults.is_empty() { Ok(lines) } else { Err(faults) }
     }
 }

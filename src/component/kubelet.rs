@@ -52,7 +52,8 @@ fn default_domain() -> String {
 }
 
 fn default_node_name() -> At<Template> {
-    own(super::literal("{{ nodename }}"))
+    #[allow(clippy::expect_used, reason = "a template of our own")]
+    own(Template::new("{{ nodename }}").expect("a template"))
 }
 
 const KUBECONFIG: &str = "/etc/kubernetes/kubelet.conf";
@@ -141,11 +142,12 @@ impl Settings {
         certificate::Settings {
             ca: Some(self.ca.clone()),
             role: self.role.clone(),
-            common_name: Some(own(super::literal(&format!("system:node:{node}")))),
+            common_name: Some(own(Template::literal(&format!("system:node:{node}")))),
             organization: Some(literals(["system:nodes"])),
             usages: Some(own([usage].into())),
             directory: Some(own("/var/lib/kubelet/pki".into())),
             files: Some(own(file_names(file))),
+            replace: Some(self.replace),
             ..certificate::Settings::default()
         }
     }

@@ -1,6 +1,7 @@
 //! One certificate: from a request to a bundle in force.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::{info, warn};
 use zeroize::Zeroizing;
@@ -8,15 +9,19 @@ use zeroize::Zeroizing;
 use super::failure::Failure;
 use super::survey::Survey;
 use super::{Run, TEXT, Trusts};
-use crate::bundle::{Bundle, Pair, Rejected, at, parse_chain};
+use crate::bundle::{Bundle, Pair, Rejected, parse_chain};
 use crate::ca::{self, Ca, Issued, Renewal, Request};
 use crate::certificate::Certificate;
+use crate::clock::{at, human};
 use crate::disk;
 use crate::key::{Dialect, Key, Pending};
 use crate::plan::{self, Reason, Verdict};
-use crate::report::chain;
 use crate::setting::Name;
+use crate::setting::chain;
 use crate::trust::Anchors;
+
+/// A lifetime that an hourly timer can fail to keep up with.
+const SHORT: Duration = Duration::from_secs(3 * 3_600);
 
 impl Run<'_> {
     /// From a request to a certificate in force. Until the commit, what is held stays as it is.
@@ -24,20 +29,22 @@ impl Run<'_> {
         &self,
         survey: &Survey,
         name: &Name,
+        anchors: &Anchors,
+        verdict: &Verdict,
         trusts: &Trusts,
     ) -> Result<(Bundle, String), Failure> {
         let certificate = &survey.node.certificates[name];
-        let (anchors, settings, ca) = self.signer(survey, certificate)?;
+        let (settings, ca) = self.signer(survey, certificate)?;
         if let Some(Err(failure)) = certificate.trust.as_ref().and_then(|path| trusts.get(path)) {
             return Err(failure.clone());
         }
-        let verdict = survey.verdicts.get(name);
-        disk::prove_writable(self.root(), certificate, verdict.and_then(Verdict::bundle).is_some())?;
-        info!(certificate = %name, ca = %certificate.ca, "asking for a certificate: {}", reason_of(verdict));
-        let now = self.world.clock.now();
-        let nothing = verdict.and_then(Verdict::pair).is_none() && !survey.cloned;
-        if let Some(bundle) = self.adopted(certificate, ca, anchors).await?.filter(|_| nothing) {
-            disk::commit(self.root(), certificate, &bundle, now)?;
+        disk::prove_writable(self.root(), certificate, verdict.bundle().is_some())?;
+        info!(certificate = %name, ca = %certificate.ca, "{name}: asking CA {}: {}", certificate.ca, reason_of(verdict));
+        if verdict.pair().is_none()
+            && !survey.cloned.contains(name)
+            && let Some(bundle) = self.adopted(certificate, ca, anchors).await?
+        {
+            disk::commit(self.root(), certificate, &bundle, self.world.clock.now())?;
             return Ok((bundle, "puppet's own agent has it already".to_owned()));
         }
         let (key, issued) = match self.renewed(certificate, ca, verdict).await? {
@@ -52,8 +59,12 @@ impl Run<'_> {
             Err(why) => return Err(self.rejected(certificate, settings, why)),
         };
         disk::commit(self.root(), certificate, &bundle, now)?;
+        if bundle.leaf().lifetime() < SHORT {
+            let length = human(bundle.leaf().lifetime());
+            warn!(certificate = %name, "{name}: is valid for {length} only, and the timer runs every hour; ask for a longer ttl, or run it more often");
+        }
         disk::drop_pending(self.root(), name)?;
-        info!(certificate = %name, ca = %certificate.ca, "installed, valid until {}", at(bundle.leaf().not_after));
+        info!(certificate = %name, ca = %certificate.ca, "{name}: installed, valid until {}", at(bundle.leaf().not_after));
         Ok((bundle, reason_of(verdict)))
     }
 
@@ -78,7 +89,7 @@ impl Run<'_> {
         match pair.and_then(|pair| plan::accept(certificate, pair, anchors, self.world.clock.now())) {
             Ok(bundle) => Ok(Some(bundle)),
             Err(why) => {
-                info!(certificate = %certificate.name, "the puppet agent's certificate is not used: {why}");
+                info!(certificate = %certificate.name, "{}: the puppet agent's certificate is not used: {why}", certificate.name);
                 Ok(None)
             }
         }
@@ -89,11 +100,9 @@ impl Run<'_> {
         &self,
         certificate: &Certificate,
         ca: &Ca,
-        verdict: Option<&Verdict>,
+        verdict: &Verdict,
     ) -> Result<Option<(Arc<Key>, Issued)>, Failure> {
-        let Some(Verdict::Renew(bundle, _)) = verdict.filter(|_| !certificate.rotate_key) else {
-            return Ok(None);
-        };
+        let (Verdict::Renew(bundle, _), false) = (verdict, certificate.rotate_key) else { return Ok(None) };
         let renewed = ca.renew(&Renewal { bundle, identity: &certificate.identity }).await?;
         Ok(renewed.map(|issued| (bundle.pair().key().clone(), issued)))
     }
@@ -104,9 +113,9 @@ impl Run<'_> {
         certificate: &Certificate,
         settings: &ca::Settings,
         ca: &Ca,
-        verdict: Option<&Verdict>,
+        verdict: &Verdict,
     ) -> Result<(Arc<Key>, Issued), Failure> {
-        let held = verdict.and_then(Verdict::pair);
+        let held = verdict.pair();
         // A CA that renews by its own means has been asked to; what it signs anew is for a new key.
         let kept = held.filter(|pair| {
             !certificate.rotate_key
@@ -129,17 +138,15 @@ impl Run<'_> {
         &'s self,
         survey: &'s Survey,
         certificate: &Certificate,
-    ) -> Result<(&'s Anchors, &'s ca::Settings, &'s Ca), Failure> {
+    ) -> Result<(&'s ca::Settings, &'s Ca), Failure> {
         let waits = || Failure::Waits(format!("CA {}", certificate.ca));
-        let anchors =
-            survey.anchors.get(&certificate.ca).ok_or_else(waits)?.as_ref().map_err(Clone::clone)?;
         let settings = survey.config.cas.get(&certificate.ca).ok_or_else(waits)?;
         let ca = self.cas.get(&certificate.ca).ok_or_else(waits)?.as_ref().map_err(Clone::clone)?;
-        Ok((anchors.as_ref().ok_or_else(waits)?, settings, ca))
+        Ok((settings, ca))
     }
 
-    /// The request that is still open, if it asks for what is wanted now; else a new one, with the key that
-    /// is to be kept if there is one, on disk before it is sent.
+    /// The request that is still open, if it asks for what is wanted now; else a new one, on disk before it
+    /// is sent.
     fn pending(
         &self,
         survey: &Survey,
@@ -149,11 +156,13 @@ impl Run<'_> {
         kept: Option<&Pair>,
     ) -> Result<Pending, Failure> {
         let wanted = &certificate.identity;
-        let open = if survey.cloned { None } else { disk::pending(self.root(), &certificate.name)? };
+        let cloned = survey.cloned.contains(&certificate.name);
+        let open = if cloned { None } else { disk::pending(self.root(), &certificate.name)? };
         // A power cut can bring a request back that was answered: its key is in use already.
         let used = |open: &Pending| held.is_some_and(|pair| pair.leaf().is_of(&open.key));
-        let open = open.filter(|open| !(certificate.rotate_key && used(open)));
-        if let Some(open) = open.filter(|open| open.asks_for(wanted, dialect)) {
+        if let Some(open) =
+            open.filter(|open| open.asks_for(wanted, dialect) && !(certificate.rotate_key && used(open)))
+        {
             return Ok(open);
         }
         let key = match kept {
@@ -173,13 +182,13 @@ impl Run<'_> {
             false => disk::drop_pending(self.root(), &certificate.name),
         };
         if let Err(error) = dropped {
-            warn!(certificate = %certificate.name, "{}", chain(&error));
+            warn!(certificate = %certificate.name, "{}: {}", certificate.name, chain(&error));
         }
         let hint = settings.hint(&why).map(|hint| format!(". {hint}")).unwrap_or_default();
         Failure::Rejected { ca: certificate.ca.clone(), why, hint }
     }
 }
 
-fn reason_of(verdict: Option<&Verdict>) -> String {
-    verdict.and_then(Verdict::reason).map(Reason::to_string).unwrap_or_default()
+fn reason_of(verdict: &Verdict) -> String {
+    verdict.reason().map(Reason::to_string).unwrap_or_default()
 }

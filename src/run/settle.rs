@@ -4,38 +4,25 @@ use std::collections::BTreeSet;
 
 use tracing::info;
 
-use super::failure::{Error, Failure};
-use super::survey::{MACHINE, Survey};
-use super::{AS_CONFIGURED, Ask, Done, Run, Trusts};
+use super::failure::Error;
+use super::survey::{CLONED, MACHINE, Survey};
+use super::{Ask, Done, Run};
 use crate::certificate::Owner;
-use crate::disk;
+use crate::disk::{self, DiskError};
 use crate::file::File;
 use crate::plan::Verdict;
-use crate::report::{Action, FileLine, OwedLine, Report};
+use crate::report::{Action, CertificateLine, FileLine, OwedLine, Report};
 use crate::root::Owners;
 use crate::setting::Name;
 
 impl Run<'_> {
-    /// Trust files come before any leaf that needs a new anchor in them.
-    pub(super) fn trust_files(&self, survey: &Survey) -> Trusts {
-        let known = survey.node.trusts.iter().filter_map(|trust| Some((trust, survey.trusted(trust)?)));
-        known
-            .map(|(trust, anchors)| {
-                let widened = disk::widen(
-                    self.root(),
-                    &trust.path,
-                    &anchors,
-                    &Owner::default(),
-                    trust.replace,
-                    survey.now,
-                )
-                .map_err(Failure::from);
-                if let Ok(true) = widened {
-                    info!(path = %trust.path.display(), "trust file written");
-                }
-                (trust.path.clone(), widened)
-            })
-            .collect()
+    /// Every trust file that is asked for, now that all that could be learned is known.
+    pub(super) fn trust_files(&mut self, survey: &Survey, asked: &BTreeSet<Name>) {
+        for trust in survey.node.trusts.iter().filter(|trust| survey.concerns(&trust.path, asked)) {
+            let written = self.put_trust(survey, trust, None);
+            let before = matches!(self.trusts.get(&trust.path), Some(Ok(true)));
+            self.trusts.insert(trust.path.clone(), written.map(|written| written || before));
+        }
     }
 
     /// Modes, owners and links that drifted are set right without asking anyone.
@@ -54,15 +41,16 @@ impl Run<'_> {
                 Err(error) => Done::Failed(error.into()),
             };
             if let Done::Repaired(what) = &done {
-                info!(certificate = %name, "repaired: {what}");
+                info!(certificate = %name, "{name}: repaired: {what}");
             }
             self.done.insert(name.clone(), done);
         }
     }
 
     /// Rendered files wait until every certificate they need is held.
-    pub(super) fn files(&self, survey: &Survey) -> Vec<FileLine> {
-        let lines = survey.node.files.iter().map(|file| {
+    pub(super) fn files(&self, survey: &Survey, asked: &BTreeSet<Name>) -> Vec<FileLine> {
+        let wanted = survey.node.files.iter().filter(|file| survey.concerns(&file.path, asked));
+        let lines = wanted.map(|file| {
             let waits: Vec<_> =
                 file.needs.iter().filter(|need| survey.bundle(need).is_none()).map(Name::as_str).collect();
             if !waits.is_empty() {
@@ -80,7 +68,7 @@ impl Run<'_> {
                 Err(failure) => line.trouble = Some(failure.trouble()),
             }
             if line.changed {
-                info!(path = %file.path.display(), "file written: {}", line.reason);
+                info!(path = %file.path.display(), "{}: written: {}", file.path.display(), line.reason);
             }
             line
         });
@@ -88,80 +76,99 @@ impl Run<'_> {
     }
 
     fn notes(&self, survey: &Survey) -> Vec<String> {
-        let wanted =
-            survey.node.certificates.values().any(|certificate| certificate.place.owner.user.is_some());
+        let places = survey.node.certificates.values().map(|certificate| &certificate.place.owner);
+        let mut owners = places.chain(survey.node.files.iter().map(|file| &file.owner));
+        let wanted = owners.any(|owner| *owner != Owner::default());
         match self.root().owners() {
             Owners::LeftAlone(why) if wanted => vec![format!("owners were left alone: {why}")],
             _ => Vec::new(),
         }
     }
 
-    /// The state is this machine's from now on, once nothing of another machine is left in it.
-    pub(super) fn remember_machine(&self, survey: &Survey, ask: &Ask) -> Result<(), Error> {
+    /// The state is this machine's from now on; what was made on another is on a list until it is made anew.
+    pub(super) fn remember_machine(&self, survey: &Survey) -> Result<(), DiskError> {
         let Some(id) = &survey.facts.machine_id else { return Ok(()) };
-        let failed = self.done.values().any(|done| matches!(done, Done::Failed(_)));
-        let whole = ask.only.is_empty() && !failed;
-        let known = disk::read_state(self.root(), MACHINE).map_err(Error::Disk)?;
-        match known {
-            Some(known) if known.trim() == id.value => Ok(()),
-            Some(_) if !whole => Ok(()),
-            _ => disk::keep_state(self.root(), MACHINE, format!("{}\n", id.value).as_bytes())
-                .map_err(Error::Disk),
+        let known = disk::read_state(self.root(), MACHINE)?;
+        if known.is_some_and(|known| known.trim() == id.value) {
+            return Ok(());
         }
+        self.list_cloned(&survey.cloned)?;
+        disk::keep_state(self.root(), MACHINE, format!("{}\n", id.value).as_bytes())
     }
 
+    /// Strikes from the list what this run has made anew.
+    pub(super) fn strike_cloned(&self, survey: &Survey) -> Result<(), DiskError> {
+        let made = |name: &&Name| matches!(self.done.get(*name), Some(Done::Obtained(_)));
+        if !survey.cloned.iter().any(|name| made(&name)) {
+            return Ok(());
+        }
+        self.list_cloned(&survey.cloned.iter().filter(|name| !made(name)).cloned().collect())
+    }
+
+    fn list_cloned(&self, names: &BTreeSet<Name>) -> Result<(), DiskError> {
+        if names.is_empty() {
+            return disk::drop_state(self.root(), CLONED);
+        }
+        let lines: Vec<_> = names.iter().map(Name::as_str).collect();
+        disk::keep_state(self.root(), CLONED, lines.join("\n").as_bytes())
+    }
+
+    /// What is there now, and what this run did about it.
     pub(super) fn report(
         &self,
         survey: &Survey,
         ask: &Ask,
-        trusts: &Trusts,
-        files: Vec<FileLine>,
+        files: &[FileLine],
         owed: Vec<OwedLine>,
-    ) -> Report {
-        let certificates = survey.node.certificates.values().map(|certificate| {
-            let mut line = survey.line(certificate);
-            if let (Some(Verdict::Renew(..)), true) = (survey.verdicts.get(&certificate.name), ask.missing) {
-                line.action = Action::Keep;
-                line.reason = format!("{}, which is left to the timer", line.reason);
+    ) -> Result<Report, Error> {
+        let mut report = super::status(survey, self.world, &ask.only)?;
+        report.certificates.iter_mut().for_each(|line| self.tell_certificate(line, survey, ask));
+        for line in &mut report.files {
+            if let Some(acted) = files.iter().find(|acted| acted.path == line.path) {
+                line.clone_from(acted);
             }
-            match self.done.get(&certificate.name) {
-                Some(Done::Obtained(reason)) => {
-                    (line.action, line.reason, line.changed) = (Action::Obtain, reason.clone(), true);
-                }
-                Some(Done::Repaired(what)) => {
-                    (line.action, line.reason, line.changed) = (Action::Repair, what.clone(), true);
-                }
-                Some(Done::Failed(failure)) => {
-                    line.trouble = Some(failure.trouble());
-                    if failure.is_blocked() {
-                        line.action = Action::Blocked;
-                    }
-                }
-                None => {}
+            self.tell_trust(line, survey);
+        }
+        report.owed = owed;
+        report.notes.extend(self.notes(survey));
+        Ok(report)
+    }
+
+    fn tell_certificate(&self, line: &mut CertificateLine, survey: &Survey, ask: &Ask) {
+        if let (Some(Verdict::Renew(..)), true) = (survey.verdicts.get(&line.name), ask.missing) {
+            line.action = Action::Keep;
+            line.reason = format!("{}, which is left to the timer", line.reason);
+        }
+        match self.done.get(&line.name) {
+            Some(Done::Obtained(reason)) => {
+                (line.action, line.reason, line.changed) = (Action::Obtain, reason.clone(), true);
             }
-            line
-        });
-        let trusts = survey.node.trusts.iter().map(|trust| {
-            let mut line = survey.trust_line(self.world, trust);
-            match trusts.get(&trust.path) {
-                Some(Ok(changed)) => {
-                    line.changed = *changed;
-                    line.action = if *changed { Action::Obtain } else { Action::Keep };
-                    line.reason = if *changed { "the CA's certificates" } else { AS_CONFIGURED }.to_owned();
-                }
-                Some(Err(failure)) => line.trouble = Some(failure.trouble()),
-                None => line.action = Action::Blocked,
+            Some(Done::Repaired(what)) => {
+                (line.action, line.reason, line.changed) = (Action::Repair, what.clone(), true);
             }
-            if let Some(failure) = trust.cas.iter().find_map(|ca| self.stale.get(ca)) {
+            Some(Done::Failed(failure)) => {
                 line.trouble = Some(failure.trouble());
+                if failure.is_blocked() {
+                    line.action = Action::Blocked;
+                }
             }
-            line
-        });
-        Report {
-            certificates: certificates.collect(),
-            files: trusts.chain(files).collect(),
-            owed,
-            notes: self.notes(survey).into_iter().chain(survey.notes()).collect(),
+            None => {}
+        }
+    }
+
+    fn tell_trust(&self, line: &mut FileLine, survey: &Survey) {
+        let Some(trust) = survey.node.trusts.iter().find(|trust| trust.path == line.path) else { return };
+        match self.trusts.get(&trust.path) {
+            Some(Ok(true)) => {
+                (line.action, line.changed) = (Action::Obtain, true);
+                "the CA's certificates".clone_into(&mut line.reason);
+            }
+            Some(Ok(false)) => {}
+            Some(Err(failure)) => line.trouble = Some(failure.trouble()),
+            None => line.action = Action::Blocked,
+        }
+        if let Some(failure) = trust.cas.iter().find_map(|ca| self.stale.get(ca)) {
+            line.trouble = Some(failure.trouble());
         }
     }
 }

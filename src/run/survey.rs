@@ -18,9 +18,9 @@ use crate::key::pem_block;
 use crate::node::{self, Node, TrustFile};
 use crate::plan::{self, Reason, Verdict};
 use crate::render;
-use crate::report::{Action, CertificateLine, FileLine, Trouble, chain};
+use crate::report::{Action, CertificateLine, FileLine, Trouble};
 use crate::root::Root;
-use crate::setting::Name;
+use crate::setting::{Name, chain};
 use crate::trust::{self, AnchorSource, Anchors};
 
 /// What is wanted and what is there: the ground of every command. Nothing was changed, no one was asked.
@@ -34,9 +34,12 @@ pub struct Survey {
     pub(super) anchors: BTreeMap<Name, Result<Option<Anchors>, Failure>>,
     pub(super) verdicts: BTreeMap<Name, Verdict>,
     pub(super) drifts: BTreeMap<Name, Vec<String>>,
+    /// The certificates of which a file is gone from its place.
+    gone: BTreeSet<Name>,
     /// The certificates whose files cannot be read, or lie where someone else's do.
     pub(super) unreadable: BTreeMap<Name, Failure>,
-    pub(super) cloned: bool,
+    /// The certificates that were made on another machine.
+    pub(super) cloned: BTreeSet<Name>,
     pub(super) now: SystemTime,
 }
 
@@ -46,9 +49,11 @@ pub fn survey(world: &World, force: bool) -> Result<Survey, Error> {
     let facts = gather(world, &config)?;
     let present = disk::present(&world.root, &node::probes(&config)).map_err(Error::Disk)?;
     let node = node::expand(&config, &facts, &present).map_err(Error::Config)?;
-    let cloned = is_cloned(&world.root, &facts).map_err(Error::Disk)?;
-    let anchors =
-        config.cas.iter().map(|(name, ca)| (name.clone(), known_anchors(&world.root, name, ca))).collect();
+    let cloned = cloned(&world.root, &facts, &node);
+    let now = world.clock.now();
+    let known =
+        |(name, ca): (&Name, &ca::Settings)| (name.clone(), known_anchors(&world.root, name, ca, now));
+    let anchors = config.cas.iter().map(known).collect();
     let mut survey = Survey {
         facts,
         node,
@@ -57,21 +62,12 @@ pub fn survey(world: &World, force: bool) -> Result<Survey, Error> {
         verdicts: BTreeMap::new(),
         drifts: BTreeMap::new(),
         unreadable: BTreeMap::new(),
+        gone: BTreeSet::new(),
         cloned,
-        now: world.clock.now(),
+        now,
     };
-    for certificate in survey.node.certificates.values() {
-        let name = certificate.name.clone();
-        match survey.verdict(world, certificate, force) {
-            Ok(verdict) => drop(survey.verdicts.insert(name.clone(), verdict)),
-            Err(error) => drop(survey.unreadable.insert(name.clone(), error.into())),
-        }
-        let Some(bundle) = survey.verdicts.get(&name).and_then(Verdict::bundle) else { continue };
-        match disk::drift(&world.root, certificate, bundle, survey.now) {
-            Ok(drift) => drop(survey.drifts.insert(name, drift)),
-            Err(error) => drop(survey.unreadable.insert(name, error.into())),
-        }
-    }
+    let names: Vec<_> = survey.node.certificates.keys().cloned().collect();
+    names.iter().for_each(|name| survey.look(world, name, force));
     Ok(survey)
 }
 
@@ -126,13 +122,28 @@ pub fn detect(world: &World) -> Result<Facts, Error> {
     }
 }
 
+/// The machine that the state was made on.
 pub(super) const MACHINE: &str = "machine-id";
+/// The certificates that are still another machine's, a line each.
+pub(super) const CLONED: &str = "cloned";
 
 /// State that was made on another machine came here by copying a disk: its keys are someone else's too.
-fn is_cloned(root: &Root, facts: &Facts) -> Result<bool, DiskError> {
-    let Some(here) = &facts.machine_id else { return Ok(false) };
-    let made = disk::read_state(root, MACHINE)?;
-    Ok(made.is_some_and(|made| made.trim() != here.value))
+fn cloned(root: &Root, facts: &Facts, node: &Node) -> BTreeSet<Name> {
+    // What cannot be read here is the trouble of each certificate below.
+    let read = |state| disk::read_state(root, state).ok().flatten();
+    let names = node.certificates.keys();
+    match (&facts.machine_id, read(MACHINE)) {
+        (Some(here), Some(made)) if made.trim() != here.value => names.cloned().collect(),
+        (Some(_), Some(_)) => {
+            let listed = read(CLONED).unwrap_or_default();
+            names.filter(|name| listed.lines().any(|line| line == name.as_str())).cloned().collect()
+        }
+        _ => BTreeSet::new(),
+    }
+}
+
+pub(super) fn authority_state(ca: &Name) -> String {
+    format!("ca/{ca}/authority.pem")
 }
 
 /// How the state of what a CA publishes begins: with when it was read, in seconds since 1970.
@@ -153,39 +164,85 @@ pub(super) fn anchor_state(ca: &Name) -> String {
 }
 
 /// What is known of a CA's anchors without asking it.
-fn known_anchors(root: &Root, name: &Name, ca: &ca::Settings) -> Result<Option<Anchors>, Failure> {
-    let parse = |text: &str| Anchors::parse(text.as_bytes());
-    let failed = |source| Failure::Anchors { ca: name.clone(), source: Arc::new(source) };
+fn known_anchors(
+    root: &Root,
+    name: &Name,
+    ca: &ca::Settings,
+    now: SystemTime,
+) -> Result<Option<Anchors>, Failure> {
+    // What is damaged in the state is asked for again.
+    let kept = |state: &str| {
+        Ok::<_, Failure>(disk::read_state(root, state)?.and_then(|text| Anchors::parse(text.as_bytes()).ok()))
+    };
     match ca.anchors() {
-        Some(AnchorSource::File(path)) => match disk::read_text(root, path, TEXT)? {
-            Some((text, _)) => parse(&text).map(Some).map_err(failed),
-            None => Err(Failure::NoAnchorFile { ca: name.clone(), path: path.display().to_string() }),
-        },
+        Some(AnchorSource::File(path)) => anchors_of_file(root, name, path).map(Some),
         Some(AnchorSource::Pins(pins)) => {
-            let known = disk::read_state(root, &anchor_state(name))?.and_then(|text| parse(&text).ok());
+            let known = kept(&anchor_state(name))?;
             Ok(known.and_then(|known| Anchors::pinned(known.certificates(), pins).ok()))
         }
-        // What is damaged here is asked for again.
-        Some(AnchorSource::Published | AnchorSource::FirstUse) | None => {
-            Ok(disk::read_state(root, &anchor_state(name))?.and_then(|text| parse(&text).ok()))
-        }
+        Some(AnchorSource::Published | AnchorSource::FirstUse) => kept(&anchor_state(name)),
+        None => Ok(kept(&authority_state(name))?.filter(|own| own.unexpired(now) == *own)),
+    }
+}
+
+fn anchors_of_file(root: &Root, name: &Name, path: &Path) -> Result<Anchors, Failure> {
+    let (ca, key, path) = (name.clone(), "anchors.file", path.to_owned());
+    match disk::read_text(root, &path, TEXT)? {
+        Some((text, _)) => Anchors::parse(text.as_bytes()).map_err(|source| Failure::CaFile {
+            ca,
+            key,
+            path,
+            source: Arc::new(source),
+        }),
+        None => Err(Failure::NoCaFile { ca, key, path }),
     }
 }
 
 impl Survey {
+    /// Reads and judges what is held of one certificate, and what drifted around it.
+    fn look(&mut self, world: &World, name: &Name, force: bool) {
+        let Some(certificate) = self.node.certificates.get(name) else { return };
+        let verdict = self.verdict(world, certificate, self.known_anchors(&certificate.ca), force);
+        let bundle = verdict.as_ref().ok().and_then(Verdict::bundle);
+        let drift = bundle.map(|bundle| disk::drift(&world.root, certificate, bundle, self.now));
+        match verdict {
+            Ok(verdict) => drop(self.verdicts.insert(name.clone(), verdict)),
+            Err(error) => drop(self.unreadable.insert(name.clone(), error.into())),
+        }
+        match drift {
+            Some(Ok(drift)) => {
+                let paths: Vec<_> = certificate.place.paths().into_iter().map(|(_, path)| path).collect();
+                let is_gone =
+                    || disk::present(&world.root, &paths).is_ok_and(|there| there.len() < paths.len());
+                if !drift.is_empty() && is_gone() {
+                    self.gone.insert(name.clone());
+                }
+                self.drifts.insert(name.clone(), drift);
+            }
+            Some(Err(error)) => drop(self.unreadable.insert(name.clone(), error.into())),
+            None => {}
+        }
+    }
+
+    /// Looks at all certificates of a CA, now that its anchors are known.
+    pub(super) fn look_again(&mut self, world: &World, ca: &Name, force: bool) {
+        let of_ca = self.node.certificates.values().filter(|certificate| certificate.ca == *ca);
+        let names: Vec<_> = of_ca.map(|certificate| certificate.name.clone()).collect();
+        names.iter().for_each(|name| self.look(world, name, force));
+    }
+
     pub(super) fn verdict(
         &self,
         world: &World,
         certificate: &Certificate,
+        anchors: Option<&Anchors>,
         force: bool,
     ) -> Result<Verdict, DiskError> {
         let held = disk::held(&world.root, certificate)?;
-        let anchors = self.anchors.get(&certificate.ca).and_then(|known| known.as_ref().ok()?.as_ref());
-        let verdict = plan::decide(certificate, held, anchors, self.cloned, force, self.now);
+        let cloned = self.cloned.contains(&certificate.name);
+        let verdict = plan::decide(certificate, held, anchors, cloned, force, self.now);
         let (Some(bundle), Some(anchors)) = (verdict.bundle(), anchors) else { return Ok(verdict) };
-        let Some(lists) = known_crl(&world.root, &certificate.ca)? else {
-            return Ok(verdict);
-        };
+        let Some(lists) = known_crl(&world.root, &certificate.ca)? else { return Ok(verdict) };
         let [leaf, above @ ..] = bundle.pair().chain() else { return Ok(verdict) };
         let issuers: Vec<_> = above.iter().chain(anchors.certificates()).cloned().collect();
         match trust::revokes(&lists, &issuers, leaf) {
@@ -194,12 +251,9 @@ impl Survey {
         }
     }
 
-    /// Judges what is held of a CA, now that its anchors are known.
-    pub(super) fn judge_again(&mut self, world: &World, ca: &Name, force: bool) {
-        let of_ca = self.node.certificates.values().filter(|certificate| certificate.ca == *ca);
-        let judged = of_ca.filter_map(|c| Some((c.name.clone(), self.verdict(world, c, force).ok()?)));
-        let judged: Vec<_> = judged.collect();
-        self.verdicts.extend(judged);
+    /// A CA's anchors, where they are known.
+    pub(super) fn known_anchors(&self, ca: &Name) -> Option<&Anchors> {
+        self.anchors.get(ca)?.as_ref().ok()?.as_ref()
     }
 
     /// The certificates that names stand for; all if there is none.
@@ -225,24 +279,19 @@ impl Survey {
     }
 
     pub(super) fn is_to_get(&self, name: &Name, missing: bool) -> bool {
-        match self.verdicts.get(name) {
-            Some(Verdict::Obtain(..)) => true,
-            Some(Verdict::Renew(..)) => !missing,
-            Some(Verdict::Keep(_)) | None => false,
-        }
+        self.verdicts.get(name).is_some_and(|verdict| verdict.is_to_get(missing))
     }
 
     pub(super) fn bundle(&self, name: &Name) -> Option<&Bundle> {
         self.verdicts.get(name).and_then(Verdict::bundle)
     }
 
-    /// Whether a file goes with one of these certificates.
-    pub(super) fn belongs(&self, path: &Path, asked: &BTreeSet<Name>) -> bool {
+    /// Whether a file goes with one of these certificates; one that goes with none is everyone's.
+    pub(super) fn concerns(&self, path: &Path, asked: &BTreeSet<Name>) -> bool {
         let trusts = self.node.trusts.iter().map(|trust| (&trust.path, &trust.certificates));
         let files = self.node.files.iter().map(|file| (&file.path, &file.needs));
-        trusts
-            .chain(files)
-            .any(|(there, names)| there == path && names.iter().any(|name| asked.contains(name)))
+        let with = trusts.chain(files).filter(|(there, _)| *there == path).map(|(_, names)| names);
+        with.into_iter().any(|names| names.is_empty() || names.iter().any(|name| asked.contains(name)))
     }
 
     pub(super) fn line(&self, certificate: &Certificate) -> CertificateLine {
@@ -262,6 +311,7 @@ impl Survey {
             name: certificate.name.clone(),
             ca: certificate.ca.clone(),
             state: verdict.map_or("unreadable", Verdict::state),
+            usable: verdict.is_some_and(Verdict::is_usable) && !self.gone.contains(&certificate.name),
             action: if trouble.is_some() { Action::Blocked } else { action },
             reason,
             changed: false,
@@ -287,6 +337,32 @@ impl Survey {
         self.config.cas.get(&certificate.ca)?.frees(wanted)
     }
 
+    /// What a person should know: a CA that no one vouched for is named until someone does.
+    pub(super) fn notes(&self) -> Vec<String> {
+        let unseen = self.config.cas.iter().filter(|(_, ca)| ca.anchors() == Some(&AnchorSource::FirstUse));
+        unseen
+            .flat_map(|(name, _)| {
+                let known = self.known_anchors(name).map(Anchors::describe).unwrap_or_default();
+                known.into_iter().map(move |(subject, pin, _)| {
+                    format!("CA {name}: {subject:?} was taken unseen (first_use = true); compare {pin} with what its operator says, then write tls.pins = [\"{pin}\"] instead")
+                })
+            })
+            .collect()
+    }
+
+    fn part(&self, name: &Name, bundle: &Bundle, part: Part) -> String {
+        let pair = bundle.pair();
+        match part {
+            Part::Key => pair.key().pem().to_owned(),
+            Part::Leaf => pair.chain().iter().take(1).map(|der| pem_block("CERTIFICATE", der)).collect(),
+            Part::Authorities => {
+                let certificate = self.node.certificates.get(name);
+                let anchors = certificate.and_then(|certificate| self.known_anchors(&certificate.ca));
+                pair.chain_pem() + &anchors.map(Anchors::pem).unwrap_or_default()
+            }
+        }
+    }
+
     /// What stands in the way before anyone is asked.
     fn trouble(&self, certificate: &Certificate) -> Option<Trouble> {
         let anchors = self.anchors.get(&certificate.ca).and_then(|known| known.as_ref().err());
@@ -303,22 +379,9 @@ impl Survey {
     pub(super) fn trusted(&self, trust: &TrustFile) -> Option<Anchors> {
         let mut anchors = Anchors::default();
         for ca in &trust.cas {
-            anchors.join(self.anchors.get(ca)?.as_ref().ok()?.as_ref()?);
+            anchors.join(self.known_anchors(ca)?);
         }
         Some(anchors)
-    }
-
-    /// What a person should know: a CA that no one vouched for is named until someone does.
-    pub(super) fn notes(&self) -> Vec<String> {
-        let unseen = self.config.cas.iter().filter(|(_, ca)| ca.anchors() == Some(&AnchorSource::FirstUse));
-        unseen
-            .flat_map(|(name, _)| {
-                let known = self.anchors.get(name).and_then(|known| known.as_ref().ok()?.as_ref());
-                known.map(Anchors::describe).unwrap_or_default().into_iter().map(move |(subject, pin, _)| {
-                    format!("CA {name}: {subject:?} was taken unseen (first_use = true); compare {pin} with what its operator says, then write tls.pins = [\"{pin}\"] instead")
-                })
-            })
-            .collect()
     }
 
     pub(super) fn trust_line(&self, world: &World, trust: &TrustFile) -> FileLine {
@@ -352,23 +415,6 @@ impl Survey {
             line.reason = format!("{}; waits for {}", line.reason, waits.join(" and "));
         }
         line
-    }
-
-    fn part(&self, name: &Name, bundle: &Bundle, part: Part) -> String {
-        let pair = bundle.pair();
-        match part {
-            Part::Key => pair.key().pem().to_owned(),
-            Part::Leaf => pair.chain().iter().take(1).map(|der| pem_block("CERTIFICATE", der)).collect(),
-            Part::Authorities => {
-                let ca = self
-                    .node
-                    .certificates
-                    .get(name)
-                    .and_then(|certificate| self.anchors.get(&certificate.ca));
-                let anchors = ca.and_then(|known| known.as_ref().ok()?.as_ref()).map(Anchors::pem);
-                pair.chain_pem() + &anchors.unwrap_or_default()
-            }
-        }
     }
 
     pub(super) fn rendered(&self, world: &World, file: &File) -> Result<String, Failure> {

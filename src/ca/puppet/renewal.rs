@@ -6,8 +6,9 @@ use rustls_pki_types::CertificateDer;
 
 use super::enrolment::{REVOKED, lacking};
 use super::{CaError, Issued, Known, Puppet, Renewal};
-use crate::bundle::{Leaf, at};
+use crate::bundle::Leaf;
 use crate::ca::text::said;
+use crate::clock::at;
 
 impl Puppet {
     /// `None` where the name is free, so that it can be asked for as if for the first time.
