@@ -129,7 +129,7 @@ pub fn status(survey: &Survey, world: &World, only: &[Name]) -> Result<Report, E
         certificates: chosen.map(|certificate| survey.line(certificate)).collect(),
         files,
         owed: owed.iter().map(|deed| OwedLine { deed: deed.to_string(), trouble: None }).collect(),
-        notes,
+        notes: [notes, survey.notes()].concat(),
     })
 }
 
