@@ -3,103 +3,29 @@
 //! The same judge asks the same questions of what a CA has just issued and of what lies on disk, so
 //! that what is accepted today is not asked for again tomorrow.
 
+mod leaf;
+mod rejected;
+
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, UnixTime};
-use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
+use x509_parser::prelude::{FromDer, ParsedExtension, X509Certificate};
 
-use crate::clock::{at, from_seconds, human};
-use crate::identity::{Identity, KeyKind, Usage};
-use crate::key::{Csr, Key, pem_block};
+use crate::identity::{Identity, Usage};
+use crate::key::{Key, pem_block};
 use crate::trust::{Anchors, Pin};
+
+use leaf::usage_name;
+pub use leaf::{Leaf, plain};
+pub use rejected::Rejected;
 
 /// RFC 5280 sets no bound; a chain of real CAs has two or three.
 const MAX_CHAIN: usize = 16;
 /// Real certificates have 500 to 3,000 bytes.
 const MAX_CERTIFICATE: usize = 64 * 1024;
-
-/// Why a certificate is not the one that is wanted. Each check of the judge has its own.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Rejected {
-    /// No certificate, a damaged one, or more than a chain can have.
-    #[error("it cannot be read as a certificate chain: {0}")]
-    Unreadable(String),
-    /// The certificate belongs to another key.
-    #[error("its public key is not that of our private key")]
-    KeyMismatch,
-    /// The key is of another kind than the configuration asks for.
-    #[error("its key is not {0:?}, which the configuration asks for")]
-    KeyKind(KeyKind),
-    /// It would let its holder sign certificates.
-    #[error("it is a CA certificate (CA:TRUE), not one for a host")]
-    CaCertificate,
-    /// A hash that can be forged.
-    #[error("it is signed with the weak algorithm {0}")]
-    WeakSignature(String),
-    /// It has ended.
-    #[error("it expired {}", at(*.0))]
-    Expired(SystemTime),
-    /// It has not begun: most often a clock is wrong.
-    #[error("it is valid only from {}, and this host's clock says {}", at(*.from), at(*.now))]
-    NotYetValid {
-        /// The beginning of its validity.
-        from: SystemTime,
-        /// This host's time.
-        now: SystemTime,
-    },
-    /// Its anchor has ended.
-    #[error("the CA certificate it leads to, {name:?}, expired {}", at(*.when))]
-    AnchorExpired {
-        /// The subject of the CA certificate.
-        name: String,
-        /// The end of its validity.
-        when: SystemTime,
-    },
-    /// No chain to an anchor.
-    #[error("it does not lead to a trusted CA certificate: {0}")]
-    Untrusted(String),
-    /// Extended key usages that are asked for and not there.
-    #[error("it lacks the extended key usage {}", names(.0))]
-    MissingUsage(Vec<String>),
-    /// Extended key usages that are there and not asked for.
-    #[error("it has the extended key usage {}, which was not asked for", names(.0))]
-    ExtraUsage(Vec<String>),
-    /// Its CA takes it back.
-    #[error("its CA has revoked it")]
-    Revoked,
-    /// Another common name.
-    #[error("its common name is {found:?}, not {wanted:?}")]
-    CommonName {
-        /// What the configuration asks for.
-        wanted: String,
-        /// What it says.
-        found: String,
-    },
-    /// Other organizations; an extra one is a privilege.
-    #[error("its organization is {}, not {}", names(.found), names(.wanted))]
-    Organization {
-        /// What the configuration asks for.
-        wanted: Vec<String>,
-        /// What it says.
-        found: Vec<String>,
-    },
-    /// DNS names that are asked for and not there.
-    #[error("it lacks the DNS name {}", names(.0))]
-    MissingDns(Vec<String>),
-    /// Addresses that are asked for and not there.
-    #[error("it lacks the address {}", names(.0))]
-    MissingIp(Vec<String>),
-    /// URIs that are asked for and not there.
-    #[error("it lacks the URI {}", names(.0))]
-    MissingUri(Vec<String>),
-    /// So short that it is due the moment it is issued.
-    #[error("it is valid for {} only and would be due at once", human(*.0))]
-    DueAtOnce(Duration),
-}
 
 /// A pair that the judge did not pass, and why.
 #[derive(Debug)]
@@ -108,38 +34,6 @@ pub struct Unfit {
     pub pair: Pair,
     /// The first check that it failed.
     pub why: Rejected,
-}
-
-/// What a leaf certificate says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Leaf {
-    /// Subject as people write it.
-    pub subject: String,
-    /// Subject common names; more than one is never wanted.
-    pub common_names: Vec<String>,
-    /// Subject organizations.
-    pub organizations: BTreeSet<String>,
-    /// DNS names among the SANs, lower case.
-    pub dns: BTreeSet<String>,
-    /// Addresses among the SANs.
-    pub ips: BTreeSet<IpAddr>,
-    /// URIs among the SANs.
-    pub uris: BTreeSet<String>,
-    /// Extended key usages: `server`, `client`, or the name or number of another.
-    pub usages: BTreeSet<String>,
-    /// Beginning of validity.
-    pub not_before: SystemTime,
-    /// End of validity.
-    pub not_after: SystemTime,
-    /// Serial number as two hexadecimal digits a byte, with colons.
-    pub serial: String,
-    /// Issuer as people write it.
-    pub issuer: String,
-    /// SHA-256 of the certificate.
-    pub fingerprint: Pin,
-    is_ca: bool,
-    key_kind: Option<KeyKind>,
-    public: Vec<u8>,
 }
 
 /// A chain that parses and a key that matches it.
@@ -355,125 +249,6 @@ fn missing<T: Ord + ToString>(wanted: &BTreeSet<T>, found: &BTreeSet<T>) -> Opti
     (!names.is_empty()).then_some(names)
 }
 
-impl Leaf {
-    /// Reads what a certificate says; of what it cannot name it keeps the number.
-    pub fn parse(der: &[u8]) -> Result<Self, Rejected> {
-        let unreadable = |why: &str| Rejected::Unreadable(why.to_owned());
-        let (rest, parsed) = X509Certificate::from_der(der).map_err(|_| unreadable("it is not X.509"))?;
-        if !rest.is_empty() {
-            return Err(unreadable("bytes follow its end"));
-        }
-        let (mut dns, mut ips, mut uris) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        let san = parsed.subject_alternative_name().map_err(|_| unreadable("its SANs are damaged"))?;
-        for name in san.iter().flat_map(|san| &san.value.general_names) {
-            match name {
-                GeneralName::DNSName(name) => drop(dns.insert(plain(&name.to_ascii_lowercase()))),
-                GeneralName::IPAddress(bytes) => ips.extend(ip_of(bytes)),
-                GeneralName::URI(uri) => drop(uris.insert(plain(uri))),
-                _ => {}
-            }
-        }
-        let text = |attributes: &mut dyn Iterator<Item = &x509_parser::x509::AttributeTypeAndValue<'_>>| {
-            attributes.map(|a| plain(a.as_str().unwrap_or("(not text)"))).collect::<Vec<_>>()
-        };
-        Ok(Self {
-            subject: plain(&parsed.subject().to_string()),
-            common_names: text(&mut parsed.subject().iter_common_name()),
-            organizations: text(&mut parsed.subject().iter_organization()).into_iter().collect(),
-            dns,
-            ips,
-            uris,
-            usages: usages_of(&parsed),
-            not_before: from_seconds(parsed.validity().not_before.timestamp()),
-            not_after: from_seconds(parsed.validity().not_after.timestamp()),
-            serial: parsed.raw_serial_as_string(),
-            issuer: plain(&parsed.issuer().to_string()),
-            fingerprint: Pin::of(der),
-            is_ca: parsed.is_ca(),
-            key_kind: kind_of(&parsed),
-            public: parsed.public_key().raw.to_vec(),
-        })
-    }
-
-    /// Whether it belongs to a key.
-    pub fn is_of(&self, key: &Key) -> bool {
-        self.public == key.public()
-    }
-
-    /// Whether it answers a request: it has the request's key.
-    pub fn is_for(&self, csr: &Csr) -> bool {
-        csr.public() == Some(&self.public[..])
-    }
-
-    /// Whether its key is of a kind, and so may be kept where that kind is wanted.
-    pub fn has_key_kind(&self, kind: KeyKind) -> bool {
-        self.key_kind == Some(kind)
-    }
-
-    /// How long it is valid in all.
-    pub fn lifetime(&self) -> Duration {
-        self.not_after.duration_since(self.not_before).unwrap_or_default()
-    }
-}
-
-/// Text of others, fit for a log: what could begin a line or move a cursor becomes what no name holds.
-pub fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
-}
-
-fn ip_of(bytes: &[u8]) -> Option<IpAddr> {
-    <[u8; 4]>::try_from(bytes)
-        .map(IpAddr::from)
-        .or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
-        .ok()
-}
-
-fn usages_of(parsed: &X509Certificate<'_>) -> BTreeSet<String> {
-    let Ok(Some(usages)) = parsed.extended_key_usage() else { return BTreeSet::new() };
-    let usages = usages.value;
-    let named = [
-        (usages.server_auth, usage_name(Usage::Server)),
-        (usages.client_auth, usage_name(Usage::Client)),
-        (usages.any, "any"),
-        (usages.code_signing, "code signing"),
-        (usages.email_protection, "email protection"),
-        (usages.time_stamping, "time stamping"),
-        (usages.ocsp_signing, "OCSP signing"),
-    ];
-    let named = named.into_iter().filter(|(there, _)| *there).map(|(_, name)| name.to_owned());
-    named.chain(usages.other.iter().map(ToString::to_string)).collect()
-}
-
-/// The usage as reports and messages name it.
-fn usage_name(usage: Usage) -> &'static str {
-    match usage {
-        Usage::Server => "server",
-        Usage::Client => "client",
-    }
-}
-
-fn kind_of(parsed: &X509Certificate<'_>) -> Option<KeyKind> {
-    use x509_parser::public_key::PublicKey;
-    let key = parsed.public_key();
-    match key.parsed() {
-        Ok(PublicKey::RSA(rsa)) => match rsa.key_size() {
-            2041..=2048 => Some(KeyKind::Rsa2048),
-            3065..=3072 => Some(KeyKind::Rsa3072),
-            4089..=4096 => Some(KeyKind::Rsa4096),
-            _ => None,
-        },
-        Ok(PublicKey::EC(point)) => match point.key_size() {
-            256 => Some(KeyKind::P256),
-            384 => Some(KeyKind::P384),
-            // x509-parser reckons whole bytes: 66 of them hold 521 bits.
-            521..=528 => Some(KeyKind::P521),
-            _ => None,
-        },
-        _ if key.algorithm.algorithm == x509_parser::oid_registry::OID_SIG_ED25519 => Some(KeyKind::Ed25519),
-        _ => None,
-    }
-}
-
 fn weak_signature(der: &[u8]) -> Option<String> {
     use x509_parser::asn1_rs::oid;
     use x509_parser::oid_registry as known;
@@ -499,14 +274,6 @@ fn has_ca_bit(parsed: &X509Certificate<'_>) -> bool {
             .extensions()
             .iter()
             .any(|e| matches!(e.parsed_extension(), ParsedExtension::BasicConstraints(_)))
-}
-
-fn names<T: AsRef<str>>(list: &[T]) -> String {
-    if list.is_empty() {
-        "none".to_owned()
-    } else {
-        list.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(", ")
-    }
 }
 
 #[cfg(test)]

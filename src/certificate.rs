@@ -284,9 +284,10 @@ impl Settings {
         }
     }
 
+    /// `ca.crt` unless `files.ca` says otherwise; an empty one wants none.
     fn trust_path(&self, directory: &Path) -> Option<PathBuf> {
-        let file =
-            self.files.as_ref().map_or(Some(Path::new("ca.crt")), |files| files.get_ref().ca.as_deref())?;
+        let named = self.files.as_ref().and_then(|files| files.get_ref().ca.as_deref());
+        let file = named.unwrap_or(Path::new("ca.crt"));
         (!file.as_os_str().is_empty()).then(|| directory.join(file))
     }
 }

@@ -59,3 +59,25 @@ pub fn human(length: Duration) -> String {
     }
     said.join(" ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_of_time_and_moments_read_well() {
+        let rows = [
+            (0, "0 s"),
+            (59, "59 s"),
+            (60, "1 min"),
+            (3_661, "1 h 1 min"),
+            (90_000, "1 d 1 h"),
+            (86_400, "1 d"),
+        ];
+        for (seconds, said) in rows {
+            assert_eq!(human(Duration::from_secs(seconds)), said);
+        }
+        assert_eq!(at(from_seconds(1_800_000_000)), "2027-01-15T08:00:00Z");
+        assert_eq!(at(from_seconds(-5)), "1970-01-01T00:00:00Z");
+    }
+}

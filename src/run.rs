@@ -7,6 +7,8 @@
 
 mod failure;
 mod keep;
+mod lines;
+mod load;
 mod obtain;
 mod owed;
 mod serve;
@@ -32,7 +34,8 @@ use crate::setting::{Name, chain};
 
 pub use failure::Error;
 use failure::Failure;
-pub use survey::{Survey, detect, survey};
+pub use load::detect;
+pub use survey::{Survey, survey};
 
 /// Another run that does not end by then is worth a word (exit 75).
 const LOCK_WAIT: Duration = Duration::from_secs(60);

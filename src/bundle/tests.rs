@@ -235,13 +235,3 @@ fn a_hash_that_can_be_forged_is_rejected() {
     let der = CertificateDer::from_pem_slice(SHA1.as_bytes()).unwrap();
     assert_eq!(weak_signature(&der).as_deref(), Some("SHA-1 with ECDSA"));
 }
-
-#[test]
-fn lengths_of_time_and_moments_read_well() {
-    let rows =
-        [(0, "0 s"), (59, "59 s"), (60, "1 min"), (3_661, "1 h 1 min"), (90_000, "1 d 1 h"), (86_400, "1 d")];
-    for (seconds, said) in rows {
-        assert_eq!(human(Duration::from_secs(seconds)), said);
-    }
-    assert_eq!(at(at_second(NOW)), "2027-01-15T08:00:00Z");
-}

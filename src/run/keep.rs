@@ -7,7 +7,8 @@ use tracing::{info, warn};
 use zeroize::Zeroizing;
 
 use super::failure::Failure;
-use super::survey::{Survey, file_line};
+use super::lines::file_line;
+use super::survey::Survey;
 use super::{Run, World};
 use crate::certificate::Owner;
 use crate::disk;

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use tracing::info;
 
 use super::failure::Error;
-use super::survey::{CLONED, MACHINE, Survey};
+use super::load::{CLONED, MACHINE};
+use super::survey::Survey;
 use super::{Ask, Done, Run, Trusts};
 use crate::certificate::Owner;
 use crate::disk::{self, DiskError};

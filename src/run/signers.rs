@@ -7,7 +7,8 @@ use tracing::{info, warn};
 use zeroize::Zeroizing;
 
 use super::failure::Failure;
-use super::survey::{READ_AT, Survey, anchor_state, authority_state, crl_state, known_crl};
+use super::load::{READ_AT, anchor_state, authority_state, crl_state, known_crl};
+use super::survey::Survey;
 use super::{Ask, Run, TEXT};
 use crate::ca::{self, Ca, Material};
 use crate::disk;

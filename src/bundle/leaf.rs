@@ -1,0 +1,164 @@
+//! What a certificate says.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime};
+
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+use super::Rejected;
+use crate::clock::from_seconds;
+use crate::identity::{KeyKind, Usage};
+use crate::key::{Csr, Key};
+use crate::trust::Pin;
+
+/// What a leaf certificate says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leaf {
+    /// Subject as people write it.
+    pub subject: String,
+    /// Subject common names; more than one is never wanted.
+    pub common_names: Vec<String>,
+    /// Subject organizations.
+    pub organizations: BTreeSet<String>,
+    /// DNS names among the SANs, lower case.
+    pub dns: BTreeSet<String>,
+    /// Addresses among the SANs.
+    pub ips: BTreeSet<IpAddr>,
+    /// URIs among the SANs.
+    pub uris: BTreeSet<String>,
+    /// Extended key usages: `server`, `client`, or the name or number of another.
+    pub usages: BTreeSet<String>,
+    /// Beginning of validity.
+    pub not_before: SystemTime,
+    /// End of validity.
+    pub not_after: SystemTime,
+    /// Serial number as two hexadecimal digits a byte, with colons.
+    pub serial: String,
+    /// Issuer as people write it.
+    pub issuer: String,
+    /// SHA-256 of the certificate.
+    pub fingerprint: Pin,
+    pub(super) is_ca: bool,
+    pub(super) key_kind: Option<KeyKind>,
+    public: Vec<u8>,
+}
+
+impl Leaf {
+    /// Reads what a certificate says; of what it cannot name it keeps the number.
+    pub fn parse(der: &[u8]) -> Result<Self, Rejected> {
+        let unreadable = |why: &str| Rejected::Unreadable(why.to_owned());
+        let (rest, parsed) = X509Certificate::from_der(der).map_err(|_| unreadable("it is not X.509"))?;
+        if !rest.is_empty() {
+            return Err(unreadable("bytes follow its end"));
+        }
+        let (mut dns, mut ips, mut uris) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let san = parsed.subject_alternative_name().map_err(|_| unreadable("its SANs are damaged"))?;
+        for name in san.iter().flat_map(|san| &san.value.general_names) {
+            match name {
+                GeneralName::DNSName(name) => drop(dns.insert(plain(&name.to_ascii_lowercase()))),
+                GeneralName::IPAddress(bytes) => ips.extend(ip_of(bytes)),
+                GeneralName::URI(uri) => drop(uris.insert(plain(uri))),
+                _ => {}
+            }
+        }
+        let text = |attributes: &mut dyn Iterator<Item = &x509_parser::x509::AttributeTypeAndValue<'_>>| {
+            attributes.map(|a| plain(a.as_str().unwrap_or("(not text)"))).collect::<Vec<_>>()
+        };
+        Ok(Self {
+            subject: plain(&parsed.subject().to_string()),
+            common_names: text(&mut parsed.subject().iter_common_name()),
+            organizations: text(&mut parsed.subject().iter_organization()).into_iter().collect(),
+            dns,
+            ips,
+            uris,
+            usages: usages_of(&parsed),
+            not_before: from_seconds(parsed.validity().not_before.timestamp()),
+            not_after: from_seconds(parsed.validity().not_after.timestamp()),
+            serial: parsed.raw_serial_as_string(),
+            issuer: plain(&parsed.issuer().to_string()),
+            fingerprint: Pin::of(der),
+            is_ca: parsed.is_ca(),
+            key_kind: kind_of(&parsed),
+            public: parsed.public_key().raw.to_vec(),
+        })
+    }
+
+    /// Whether it belongs to a key.
+    pub fn is_of(&self, key: &Key) -> bool {
+        self.public == key.public()
+    }
+
+    /// Whether it answers a request: it has the request's key.
+    pub fn is_for(&self, csr: &Csr) -> bool {
+        csr.public() == Some(&self.public[..])
+    }
+
+    /// Whether its key is of a kind, and so may be kept where that kind is wanted.
+    pub fn has_key_kind(&self, kind: KeyKind) -> bool {
+        self.key_kind == Some(kind)
+    }
+
+    /// How long it is valid in all.
+    pub fn lifetime(&self) -> Duration {
+        self.not_after.duration_since(self.not_before).unwrap_or_default()
+    }
+}
+
+/// Text of others, fit for a log: what could begin a line or move a cursor becomes what no name holds.
+pub fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+fn ip_of(bytes: &[u8]) -> Option<IpAddr> {
+    <[u8; 4]>::try_from(bytes)
+        .map(IpAddr::from)
+        .or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
+        .ok()
+}
+
+fn usages_of(parsed: &X509Certificate<'_>) -> BTreeSet<String> {
+    let Ok(Some(usages)) = parsed.extended_key_usage() else { return BTreeSet::new() };
+    let usages = usages.value;
+    let named = [
+        (usages.server_auth, usage_name(Usage::Server)),
+        (usages.client_auth, usage_name(Usage::Client)),
+        (usages.any, "any"),
+        (usages.code_signing, "code signing"),
+        (usages.email_protection, "email protection"),
+        (usages.time_stamping, "time stamping"),
+        (usages.ocsp_signing, "OCSP signing"),
+    ];
+    let named = named.into_iter().filter(|(there, _)| *there).map(|(_, name)| name.to_owned());
+    named.chain(usages.other.iter().map(ToString::to_string)).collect()
+}
+
+/// The usage as reports and messages name it.
+pub(super) fn usage_name(usage: Usage) -> &'static str {
+    match usage {
+        Usage::Server => "server",
+        Usage::Client => "client",
+    }
+}
+
+fn kind_of(parsed: &X509Certificate<'_>) -> Option<KeyKind> {
+    use x509_parser::public_key::PublicKey;
+    let key = parsed.public_key();
+    match key.parsed() {
+        Ok(PublicKey::RSA(rsa)) => match rsa.key_size() {
+            2041..=2048 => Some(KeyKind::Rsa2048),
+            3065..=3072 => Some(KeyKind::Rsa3072),
+            4089..=4096 => Some(KeyKind::Rsa4096),
+            _ => None,
+        },
+        Ok(PublicKey::EC(point)) => match point.key_size() {
+            256 => Some(KeyKind::P256),
+            384 => Some(KeyKind::P384),
+            // x509-parser reckons whole bytes: 66 of them hold 521 bits.
+            521..=528 => Some(KeyKind::P521),
+            _ => None,
+        },
+        _ if key.algorithm.algorithm == x509_parser::oid_registry::OID_SIG_ED25519 => Some(KeyKind::Ed25519),
+        _ => None,
+    }
+}

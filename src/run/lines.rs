@@ -1,0 +1,180 @@
+//! What is said of each certificate and file, and what would be done about it.
+
+use super::failure::Failure;
+use super::load::known_crl;
+use super::survey::Survey;
+use super::{AS_CONFIGURED, TEXT, World};
+use crate::bundle::Bundle;
+use crate::certificate::{Certificate, Owner};
+use crate::disk::{self, DiskError};
+use crate::file::{Content, File, Part};
+use crate::key::pem_block;
+use crate::node::{self, TrustFile};
+use crate::plan::{Reason, Verdict};
+use crate::render;
+use crate::report::{Action, CertificateLine, FileLine, Trouble};
+use crate::setting::{Name, chain};
+use crate::trust::{AnchorSource, Anchors};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+impl Survey {
+    pub(super) fn line(&self, certificate: &Certificate) -> CertificateLine {
+        let verdict = self.verdicts.get(&certificate.name);
+        let drift = self.drifts.get(&certificate.name).map(Vec::as_slice).unwrap_or_default();
+        let leaf = verdict.and_then(Verdict::pair).map(|pair| pair.leaf().clone());
+        let (action, reason) = match verdict.and_then(Verdict::reason) {
+            Some(reason) => match self.blocked(certificate) {
+                Some(remedy) => (Action::Blocked, format!("{reason}; first {remedy} has to free its name")),
+                None => (Action::Obtain, reason.to_string()),
+            },
+            None if !drift.is_empty() => (Action::Repair, drift.join("; ")),
+            None => (Action::Keep, AS_CONFIGURED.to_owned()),
+        };
+        let trouble = self.trouble(certificate);
+        CertificateLine {
+            name: certificate.name.clone(),
+            ca: certificate.ca.clone(),
+            state: verdict.map_or("unreadable", Verdict::state),
+            usable: verdict.is_some_and(Verdict::is_usable) && !self.gone.contains(&certificate.name),
+            action: if trouble.is_some() { Action::Blocked } else { action },
+            reason,
+            changed: false,
+            trouble,
+            renew_after: leaf.as_ref().map(|leaf| certificate.due_at(leaf)),
+            leaf,
+            paths: self.paths(certificate),
+        }
+    }
+
+    /// What its CA's operator has to do first, where the certificate that is held bears the only name that
+    /// the new one can have.
+    fn blocked(&self, certificate: &Certificate) -> Option<String> {
+        let wanted = &certificate.identity.common_name;
+        let verdict = self.verdicts.get(&certificate.name)?;
+        let held = verdict.pair().filter(|pair| pair.leaf().common_names == [wanted.as_str()])?;
+        let renewable = verdict.bundle().is_some() && !certificate.rotate_key;
+        let known = !matches!(verdict.reason(), Some(Reason::AnchorsUnknown));
+        let same_key = held.leaf().has_key_kind(certificate.identity.key);
+        if renewable && same_key || !known {
+            return None;
+        }
+        self.config.cas.get(&certificate.ca)?.frees(wanted)
+    }
+
+    /// What a person should know: a CA that no one vouched for is named until someone does.
+    pub(super) fn notes(&self) -> Vec<String> {
+        let unseen = self.config.cas.iter().filter(|(_, ca)| ca.anchors() == Some(&AnchorSource::FirstUse));
+        unseen
+            .flat_map(|(name, _)| {
+                let known = self.known_anchors(name).map(Anchors::describe).unwrap_or_default();
+                known.into_iter().map(move |(subject, pin, _)| {
+                    format!("CA {name}: {subject:?} was taken unseen (first_use = true); compare {pin} with what its operator says, then write tls.pins = [\"{pin}\"] instead")
+                })
+            })
+            .collect()
+    }
+
+    fn part(&self, name: &Name, bundle: &Bundle, part: Part) -> String {
+        let pair = bundle.pair();
+        match part {
+            Part::Key => pair.key().pem().to_owned(),
+            Part::Leaf => pair.chain().iter().take(1).map(|der| pem_block("CERTIFICATE", der)).collect(),
+            Part::Authorities => {
+                let certificate = self.node.certificates.get(name);
+                let anchors = certificate.and_then(|certificate| self.known_anchors(&certificate.ca));
+                pair.chain_pem() + &anchors.map(Anchors::pem).unwrap_or_default()
+            }
+        }
+    }
+
+    /// What stands in the way before anyone is asked.
+    fn trouble(&self, certificate: &Certificate) -> Option<Trouble> {
+        let anchors = self.anchors.get(&certificate.ca).and_then(|known| known.as_ref().err());
+        self.unreadable.get(&certificate.name).or(anchors).map(Failure::trouble)
+    }
+
+    fn paths(&self, certificate: &Certificate) -> Vec<(&'static str, PathBuf)> {
+        let mut paths = certificate.place.paths();
+        paths.extend(certificate.trust.iter().map(|path| ("ca", path.clone())));
+        paths
+    }
+
+    /// The anchors that a trust file is to hold, if all are known.
+    pub(super) fn trusted(&self, trust: &TrustFile) -> Option<Anchors> {
+        let mut anchors = Anchors::default();
+        for ca in &trust.cas {
+            anchors.join(self.known_anchors(ca)?);
+        }
+        Some(anchors)
+    }
+
+    /// Why the anchors that a trust file is to hold are not all known.
+    pub(super) fn unknown_anchors(&self, trust: &TrustFile) -> Option<&Failure> {
+        trust.cas.iter().find_map(|ca| self.anchors.get(ca)?.as_ref().err())
+    }
+
+    pub(super) fn trust_line(&self, world: &World, trust: &TrustFile) -> FileLine {
+        let difference = match self.trusted(trust) {
+            Some(anchors) => {
+                disk::trust_is(&world.root, &trust.path, &anchors, &Owner::default(), trust.replace)
+                    .map_err(Failure::from)
+            }
+            None => disk::present(&world.root, std::slice::from_ref(&trust.path)).map_err(Failure::from).map(
+                |there| {
+                    let why = if there.is_empty() {
+                        disk::ABSENT
+                    } else {
+                        "the CA's certificates are not known yet"
+                    };
+                    Some(why.to_owned())
+                },
+            ),
+        };
+        file_line("ca".to_owned(), &trust.path, difference)
+    }
+
+    pub(super) fn file_line(&self, world: &World, file: &File) -> FileLine {
+        let difference = self
+            .rendered(world, file)
+            .and_then(|text| Ok(disk::differs(&world.root, file, text.as_bytes())?));
+        let mut line = file_line(file.name.to_string(), &file.path, difference);
+        let waits: Vec<_> =
+            file.needs.iter().filter(|need| self.bundle(need).is_none()).map(Name::as_str).collect();
+        if !waits.is_empty() && line.action != Action::Keep {
+            line.reason = format!("{}; waits for {}", line.reason, waits.join(" and "));
+        }
+        line
+    }
+
+    pub(super) fn rendered(&self, world: &World, file: &File) -> Result<String, Failure> {
+        let template = match &file.content {
+            Content::Part(name, part) => match self.bundle(name) {
+                Some(bundle) => self.part(name, bundle, *part),
+                None => return Err(Failure::Waits(format!("certificate {name}"))),
+            },
+            Content::Crl(ca) => match known_crl(&world.root, ca)? {
+                Some(lists) => lists,
+                None => return Err(Failure::Waits(format!("the revocation list of CA {ca}"))),
+            },
+            Content::Template(path) => match disk::read_text(&world.root, path, TEXT)? {
+                Some((text, _)) => text,
+                None => return Err(DiskError::Missing { path: path.clone() }.into()),
+            },
+            _ => String::new(),
+        };
+        let rendered = render::render(&file.content, &template, &node::scope(&self.facts));
+        rendered.map_err(|error| Failure::Render(Arc::new(error)))
+    }
+}
+
+pub(super) fn file_line(name: String, path: &Path, difference: Result<Option<String>, Failure>) -> FileLine {
+    let (action, reason, trouble) = match difference {
+        Ok(None) => (Action::Keep, AS_CONFIGURED.to_owned(), None),
+        Ok(Some(why)) if why == disk::ABSENT => (Action::Obtain, why, None),
+        Ok(Some(why)) => (Action::Repair, why, None),
+        Err(failure @ Failure::Waits(_)) => (Action::Obtain, failure.to_string(), None),
+        Err(failure) => (Action::Blocked, chain(&failure), Some(failure.trouble())),
+    };
+    FileLine { name, path: path.to_owned(), action, reason, changed: false, trouble }
+}

@@ -1,0 +1,143 @@
+//! What every command reads first: the configuration, the host, and what the state knows of its CAs.
+
+use super::failure::{Error, Failure};
+use super::{TEXT, World};
+use crate::ca;
+use crate::config::{self, Config, Faults, Text};
+use crate::disk::{self, DiskError};
+use crate::facts::{self, Facts};
+use crate::node::Node;
+use crate::root::Root;
+use crate::setting::Name;
+use crate::trust::{AnchorSource, Anchors};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// Reads the configuration: one file as the caller sees it, or the files below the root.
+pub(super) fn load(world: &World) -> Result<Config, Error> {
+    let texts = match &world.config {
+        Some(path) => {
+            let (text, private) = disk::read_outside(path).map_err(Error::Disk)?;
+            vec![Text { path: path.clone(), text, private }]
+        }
+        None => texts(&world.root)?,
+    };
+    config::parse(texts).map_err(Error::Config)
+}
+
+fn texts(root: &Root) -> Result<Vec<Text>, Error> {
+    let mut paths = vec![PathBuf::from(config::MAIN)];
+    let listed =
+        config::DROP_INS.map(|directory| (directory, disk::list_dropins(root, Path::new(directory))));
+    let listed = listed.into_iter().map(|(directory, names)| Ok((directory, names.map_err(Error::Disk)?)));
+    paths.extend(config::order(listed.collect::<Result<Vec<_>, Error>>()?));
+    let mut texts = Vec::new();
+    for path in paths {
+        if let Some((text, private)) = disk::read_text(root, &path, TEXT).map_err(Error::Disk)? {
+            texts.push(Text { path, text, private });
+        }
+    }
+    if texts.is_empty() {
+        let message =
+            format!("there is no configuration: write {}, or name a file with --config", config::MAIN);
+        return Err(Error::Config(Faults::plain(vec![message])));
+    }
+    Ok(texts)
+}
+
+pub(super) fn gather(world: &World, config: &Config) -> Result<Facts, Error> {
+    let sources = facts::Sources::read(|path| {
+        disk::read_text(&world.root, Path::new(path), TEXT).ok()?.map(|(text, _)| text)
+    });
+    facts::gather(&config.node, &world.host, &sources).map_err(Error::Facts)
+}
+
+/// What is detected of this host, under the configuration's `[node]`, if there is a configuration.
+pub fn detect(world: &World) -> Result<Facts, Error> {
+    match load(world) {
+        Ok(config) => gather(world, &config),
+        Err(Error::Config(faults)) if world.config.is_some() => Err(Error::Config(faults)),
+        Err(_) => {
+            let config = config::parse(Vec::new()).map_err(Error::Config)?;
+            gather(world, &config)
+        }
+    }
+}
+
+/// The machine that the state was made on.
+pub(super) const MACHINE: &str = "machine-id";
+/// The certificates that are still another machine's, a line each.
+pub(super) const CLONED: &str = "cloned";
+
+/// State that was made on another machine came here by copying a disk: its keys are someone else's too.
+pub(super) fn cloned(root: &Root, facts: &Facts, node: &Node) -> BTreeSet<Name> {
+    // What cannot be read here is the trouble of each certificate below.
+    let read = |state| disk::read_state(root, state).ok().flatten();
+    let names = node.certificates.keys();
+    match (&facts.machine_id, read(MACHINE)) {
+        (Some(here), Some(made)) if made.trim() != here.value => names.cloned().collect(),
+        (Some(_), Some(_)) => {
+            let listed = read(CLONED).unwrap_or_default();
+            names.filter(|name| listed.lines().any(|line| line == name.as_str())).cloned().collect()
+        }
+        _ => BTreeSet::new(),
+    }
+}
+
+pub(super) fn authority_state(ca: &Name) -> String {
+    format!("ca/{ca}/authority.pem")
+}
+
+/// How the state of what a CA publishes begins: with when it was read, in seconds since 1970.
+pub(super) const READ_AT: &str = "# read at ";
+
+/// The revocation lists that a CA published when they were read last.
+pub(super) fn known_crl(root: &Root, ca: &Name) -> Result<Option<String>, DiskError> {
+    let state = disk::read_state(root, &crl_state(ca))?;
+    Ok(state.and_then(|text| Some(text.strip_prefix(READ_AT)?.split_once('\n')?.1.to_owned())))
+}
+
+pub(super) fn crl_state(ca: &Name) -> String {
+    format!("crl/{ca}.pem")
+}
+
+pub(super) fn anchor_state(ca: &Name) -> String {
+    format!("anchors/{ca}.pem")
+}
+
+/// What is known of a CA's anchors without asking it.
+pub(super) fn known_anchors(
+    root: &Root,
+    name: &Name,
+    ca: &ca::Settings,
+    now: SystemTime,
+) -> Result<Option<Anchors>, Failure> {
+    // What is damaged in the state is asked for again.
+    let kept = |state: &str| {
+        Ok::<_, Failure>(disk::read_state(root, state)?.and_then(|text| Anchors::parse(text.as_bytes()).ok()))
+    };
+    match ca.anchors() {
+        Some(AnchorSource::File(path)) => anchors_of_file(root, name, path).map(Some),
+        Some(AnchorSource::Pins(pins)) => {
+            let known = kept(&anchor_state(name))?;
+            Ok(known.and_then(|known| Anchors::pinned(known.certificates(), pins).ok()))
+        }
+        Some(AnchorSource::Published | AnchorSource::FirstUse) => kept(&anchor_state(name)),
+        None => Ok(kept(&authority_state(name))?.filter(|own| own.unexpired(now) == *own)),
+    }
+}
+
+fn anchors_of_file(root: &Root, name: &Name, path: &Path) -> Result<Anchors, Failure> {
+    let (ca, key, path) = (name.clone(), "anchors.file", path.to_owned());
+    match disk::read_text(root, &path, TEXT)? {
+        Some((text, _)) => Anchors::parse(text.as_bytes()).map_err(|source| Failure::CaFile {
+            ca,
+            key,
+            path,
+            source: Arc::new(source),
+        }),
+        None => Err(Failure::NoCaFile { ca, key, path }),
+    }
+}
