@@ -12,6 +12,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
 
+use crate::clock::{at, from_seconds, human};
 use crate::identity::{Identity, KeyKind, Usage};
 use crate::key::{Key, pem_block};
 use crate::trust::{Anchors, Pin};
@@ -156,6 +157,8 @@ impl Pair {
             return Err(Rejected::Unreadable("it is larger than any real chain".into()));
         }
         let leaf = Leaf::parse(first)?;
+        // One that cannot be read is refused even where the chain does without it: consumers read them all.
+        chain.iter().try_for_each(|der| Leaf::parse(der).map(drop))?;
         if !leaf.is_of(&key) {
             return Err(Rejected::KeyMismatch);
         }
@@ -361,27 +364,27 @@ impl Leaf {
         let san = parsed.subject_alternative_name().map_err(|_| unreadable("its SANs are damaged"))?;
         for name in san.iter().flat_map(|san| &san.value.general_names) {
             match name {
-                GeneralName::DNSName(name) => drop(dns.insert(name.to_ascii_lowercase())),
+                GeneralName::DNSName(name) => drop(dns.insert(plain(&name.to_ascii_lowercase()))),
                 GeneralName::IPAddress(bytes) => ips.extend(ip_of(bytes)),
-                GeneralName::URI(uri) => drop(uris.insert((*uri).to_owned())),
+                GeneralName::URI(uri) => drop(uris.insert(plain(uri))),
                 _ => {}
             }
         }
         let text = |attributes: &mut dyn Iterator<Item = &x509_parser::x509::AttributeTypeAndValue<'_>>| {
-            attributes.map(|a| a.as_str().unwrap_or("(not text)").to_owned()).collect::<Vec<_>>()
+            attributes.map(|a| plain(a.as_str().unwrap_or("(not text)"))).collect::<Vec<_>>()
         };
         Ok(Self {
-            subject: parsed.subject().to_string(),
+            subject: plain(&parsed.subject().to_string()),
             common_names: text(&mut parsed.subject().iter_common_name()),
             organizations: text(&mut parsed.subject().iter_organization()).into_iter().collect(),
             dns,
             ips,
             uris,
             usages: usages_of(&parsed),
-            not_before: time_of(parsed.validity().not_before.timestamp()),
-            not_after: time_of(parsed.validity().not_after.timestamp()),
+            not_before: from_seconds(parsed.validity().not_before.timestamp()),
+            not_after: from_seconds(parsed.validity().not_after.timestamp()),
             serial: parsed.raw_serial_as_string(),
-            issuer: parsed.issuer().to_string(),
+            issuer: plain(&parsed.issuer().to_string()),
             fingerprint: Pin::of(der),
             is_ca: parsed.is_ca(),
             key_kind: kind_of(&parsed),
@@ -405,15 +408,16 @@ impl Leaf {
     }
 }
 
+/// Text of others, fit for a log: what could begin a line or move a cursor becomes what no name holds.
+pub fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
 fn ip_of(bytes: &[u8]) -> Option<IpAddr> {
     <[u8; 4]>::try_from(bytes)
         .map(IpAddr::from)
         .or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
         .ok()
-}
-
-fn time_of(seconds: i64) -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }
 
 fn usages_of(parsed: &X509Certificate<'_>) -> BTreeSet<String> {
@@ -495,29 +499,6 @@ fn names<T: AsRef<str>>(list: &[T]) -> String {
     } else {
         list.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(", ")
     }
-}
-
-/// A moment as RFC 3339, in UTC.
-pub fn at(time: SystemTime) -> String {
-    let time = time::OffsetDateTime::from(time);
-    let format = time::macros::format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z");
-    time.format(format).unwrap_or_else(|_| "at an unknown time".to_owned())
-}
-
-/// A length of time in its two largest units.
-pub fn human(length: Duration) -> String {
-    let seconds = length.as_secs();
-    let units = [("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)];
-    let Some(first) = units.iter().position(|(_, unit)| seconds >= *unit) else { return "0 s".to_owned() };
-    let mut rest = seconds;
-    let mut said = Vec::new();
-    for (name, unit) in &units[first..units.len().min(first + 2)] {
-        if rest / unit > 0 {
-            said.push(format!("{} {name}", rest / unit));
-        }
-        rest %= unit;
-    }
-    said.join(" ")
 }
 
 #[cfg(test)]

@@ -11,9 +11,10 @@ use std::time::SystemTime;
 use serde::Deserialize;
 
 use crate::bundle::Leaf;
-use crate::hooks::{self, Hook};
+use crate::deed::{self, Hook};
 use crate::identity::{Identity, KeyKind, Usage};
 use crate::setting::{At, Fault, Mode, Name, Scope, Span, Template};
+use crate::trust::Pin;
 
 /// `[certificate.NAME]`. What is absent has a default, or comes from the component.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -21,6 +22,7 @@ use crate::setting::{At, Fault, Mode, Name, Scope, Span, Template};
 #[allow(missing_docs, reason = "packaging/config.toml is their reference")]
 pub struct Settings {
     pub ca: Option<At<Name>>,
+    pub trusts: Option<Vec<At<Name>>>,
     pub role: Option<String>,
     pub common_name: Option<At<Template>>,
     pub organization: Option<At<Vec<Template>>>,
@@ -77,6 +79,10 @@ pub enum Layout {
     Files,
 }
 
+/// The part of a lifetime over which the renewals of a fleet are spread: certificates that were issued in
+/// the same minute, as after an outage, do not come back in the same minute for ever.
+pub const SPLAY: f64 = 0.1;
+
 /// A certificate that this host is to hold.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Certificate {
@@ -90,12 +96,16 @@ pub struct Certificate {
     pub identity: Identity,
     /// Whether a renewal makes a new key.
     pub rotate_key: bool,
-    /// The fraction of its lifetime after which it is due.
+    /// The fraction of its lifetime after which it is due at the latest.
     pub renew_at: f64,
+    /// This host's place in [`SPLAY`], from 0 to 1.
+    pub splay: f64,
     /// Where its files lie.
     pub place: Place,
     /// The trust file that goes with it.
     pub trust: Option<PathBuf>,
+    /// The CAs whose anchors that file holds: those of whoever is at the other end.
+    pub trusts: Vec<Name>,
     /// Who is told of a change.
     pub hooks: Vec<Hook>,
 }
@@ -155,15 +165,21 @@ impl Place {
 impl Certificate {
     /// When a certificate of this configuration is to be renewed.
     pub fn due_at(&self, leaf: &Leaf) -> SystemTime {
-        leaf.not_before + leaf.lifetime().mul_f64(self.renew_at)
+        leaf.not_before + leaf.lifetime().mul_f64((self.renew_at - SPLAY * self.splay).max(0.0))
     }
 }
 
 impl Settings {
+    /// The CAs it names.
+    pub fn cas(&self) -> impl Iterator<Item = &At<Name>> {
+        self.ca.iter().chain(self.trusts.iter().flatten())
+    }
+
     /// Puts a user's keys over a component's.
     pub fn over(self, base: Self) -> Self {
         Self {
             ca: self.ca.or(base.ca),
+            trusts: self.trusts.or(base.trusts),
             role: self.role.or(base.role),
             common_name: self.common_name.or(base.common_name),
             organization: self.organization.or(base.organization),
@@ -214,23 +230,36 @@ impl Settings {
             reading.fault(None, "has no ca; name the CA that signs it");
         }
         let renew_at = self.renew_at.as_ref().map_or(2.0 / 3.0, |at| *at.get_ref());
-        if !(0.1..=0.95).contains(&renew_at) {
+        if self.trusts.as_ref().is_some_and(Vec::is_empty) {
+            reading.fault(None, "has an empty trusts; name the CAs of the other end, or leave it out");
+        }
+        if !(0.2..=0.95).contains(&renew_at) {
             let span = self.renew_at.as_ref().map(At::span);
-            reading.fault(span, "must have a renew_at between 0.1 and 0.95, a fraction of the lifetime");
+            reading.fault(span, "must have a renew_at between 0.2 and 0.95, a fraction of the lifetime");
         }
         match (ca, place, reading.faults.is_empty()) {
             (Some(ca), Some(place), true) => Ok(Certificate {
                 name: name.clone(),
+                trusts: self.trusts(&ca),
                 ca,
                 role: self.role.clone(),
                 identity,
                 rotate_key: self.rotate_key.unwrap_or(true),
                 renew_at,
+                splay: splay(scope, name),
                 trust: self.trust_path(&place.directory),
                 place,
                 hooks,
             }),
             _ => Err(reading.faults),
+        }
+    }
+
+    /// Who signs the one end signs the other too, where nothing else is said.
+    fn trusts(&self, ca: &Name) -> Vec<Name> {
+        match &self.trusts {
+            Some(trusts) => trusts.iter().map(|ca| ca.get_ref().clone()).collect(),
+            None => vec![ca.clone()],
         }
     }
 
@@ -315,7 +344,7 @@ impl Reading<'_> {
 
     fn hooks(&mut self, settings: &Settings) -> Vec<Hook> {
         let mut hooks = settings.hooks.clone().unwrap_or_default();
-        match settings.reload.as_ref().map(|units| (units.span(), hooks::reloads(units.get_ref()))) {
+        match settings.reload.as_ref().map(|units| (units.span(), deed::reloads(units.get_ref()))) {
             Some((_, Ok(reloads))) => hooks.extend(reloads),
             Some((span, Err(why))) => self.fault(Some(span), format!("has a faulty reload: {why}")),
             None => {}
@@ -385,6 +414,13 @@ impl Reading<'_> {
         }
         Some(place)
     }
+}
+
+/// The same on every run of a host, and another on every host and for every certificate.
+fn splay(scope: &Scope, name: &Name) -> f64 {
+    let host = scope.0.get("fqdn").map(ToString::to_string).unwrap_or_default();
+    let [a, b, ..] = Pin::of(format!("{host}/{name}").as_bytes()).bytes();
+    f64::from(u16::from_be_bytes([a, b])) / f64::from(u16::MAX)
 }
 
 /// Whether a path of the configuration can be meant: absolute, and not by way of `..`.

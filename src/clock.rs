@@ -1,8 +1,8 @@
-//! The clock, passed in so that a test can live three years in a second.
+//! The clock, passed in so that a test can live three years in a second; and how moments are written.
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// What time it is. Read again before each judgement: a wait for a signature may be long.
 #[derive(Clone)]
@@ -30,4 +30,32 @@ impl fmt::Debug for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Clock(..)")
     }
+}
+
+/// The moment so many seconds after 1970 began; earlier ones are taken for that.
+pub fn from_seconds(seconds: i64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+}
+
+/// A moment as RFC 3339, in UTC.
+pub fn at(time: SystemTime) -> String {
+    let time = time::OffsetDateTime::from(time);
+    let format = time::macros::format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z");
+    time.format(format).unwrap_or_else(|_| "at an unknown time".to_owned())
+}
+
+/// A length of time in its two largest units.
+pub fn human(length: Duration) -> String {
+    let seconds = length.as_secs();
+    let units = [("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)];
+    let Some(first) = units.iter().position(|(_, unit)| seconds >= *unit) else { return "0 s".to_owned() };
+    let mut rest = seconds;
+    let mut said = Vec::new();
+    for (name, unit) in &units[first..units.len().min(first + 2)] {
+        if rest / unit > 0 {
+            said.push(format!("{} {name}", rest / unit));
+        }
+        rest %= unit;
+    }
+    said.join(" ")
 }

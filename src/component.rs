@@ -1,30 +1,141 @@
 //! The programs of a host that need certificates, one file each.
 //!
-//! To add one: a file here with its `Settings`, the certificates it needs and the files it reads; a field
-//! in `config::Config`; an arm in `node::expand`; and a golden case under `tests/cases`.
+//! To add one: a file here whose `Settings` are a [`Component`]; a field and a row in [`Settings`]; and a
+//! golden case under `tests/cases`.
 //!
 //! A component says what it needs in the words of the `[certificate.NAME]` table, so that a user's table
 //! of the same name overrides single keys.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::certificate::{self, Certificate};
+use crate::certificate::{self, Certificate, Names};
+use crate::deed::Deed;
 use crate::facts::Facts;
 use crate::file::{Content, File};
-use crate::hooks::Deed;
-use crate::setting::{At, Fault, Mode, Name, Template};
+use crate::identity::{Usage, dns_name};
+use crate::keepsake::Keepsake;
+use crate::setting::{At, Fault, Mode, Name, Scope, Template};
 
+pub mod admin;
 pub mod etcd;
+pub mod etcd_client;
+mod flags;
+pub mod kube_apiserver;
+pub mod kube_controller_manager;
+pub mod kube_proxy;
+pub mod kube_scheduler;
+mod kubeconfig;
 pub mod kubelet;
+pub mod service_account;
+pub mod shared;
+pub mod static_pod;
+
+/// The tables of the components, as they stand in the configuration.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+#[allow(missing_docs, reason = "each field is a table, and its type is documented")]
+pub struct Settings {
+    pub etcd: Option<At<etcd::Settings>>,
+    pub etcd_client: BTreeMap<Name, At<etcd_client::Settings>>,
+    pub kube_apiserver: Option<At<kube_apiserver::Settings>>,
+    pub kube_controller_manager: Option<At<kube_controller_manager::Settings>>,
+    pub kube_scheduler: Option<At<kube_scheduler::Settings>>,
+    pub kubelet: Option<At<kubelet::Settings>>,
+    pub kube_proxy: Option<At<kube_proxy::Settings>>,
+    pub admin: Option<At<admin::Settings>>,
+    pub service_account: Option<At<service_account::Settings>>,
+}
+
+impl Settings {
+    /// Every table that can be there, by its name.
+    fn rows(&self) -> Vec<(&'static str, Vec<Table<'_>>)> {
+        let clients = self.etcd_client.iter().map(|(name, settings)| table(name.as_str(), settings));
+        vec![
+            ("etcd-client", clients.collect()),
+            one("etcd", self.etcd.as_ref()),
+            one("kube-apiserver", self.kube_apiserver.as_ref()),
+            one("kube-controller-manager", self.kube_controller_manager.as_ref()),
+            one("kube-scheduler", self.kube_scheduler.as_ref()),
+            one("kubelet", self.kubelet.as_ref()),
+            one("kube-proxy", self.kube_proxy.as_ref()),
+            one("admin", self.admin.as_ref()),
+            one("service-account", self.service_account.as_ref()),
+        ]
+    }
+
+    /// The tables that are there.
+    pub fn tables(&self) -> impl Iterator<Item = Table<'_>> {
+        self.rows().into_iter().flat_map(|(_, tables)| tables)
+    }
+
+    /// The names that a component's table can have.
+    pub fn names() -> Vec<&'static str> {
+        Self::default().rows().into_iter().map(|(name, _)| name).collect()
+    }
+}
+
+/// One component of this host.
+#[derive(Clone)]
+pub struct Table<'a> {
+    /// What the command line calls it.
+    pub name: &'a str,
+    /// Where its table stands.
+    pub span: Range<usize>,
+    /// What it needs.
+    pub component: &'a dyn Component,
+}
+
+fn one<'a, C: Component>(name: &'static str, settings: Option<&'a At<C>>) -> (&'static str, Vec<Table<'a>>) {
+    (name, settings.map(|settings| table(name, settings)).into_iter().collect())
+}
+
+fn table<'a, C: Component>(name: &'a str, settings: &'a At<C>) -> Table<'a> {
+    Table { name, span: settings.span(), component: settings.get_ref() }
+}
+
+impl<'a> Table<'a> {
+    /// What it looks at.
+    pub fn around(&self, around: Surroundings<'a>) -> Surroundings<'a> {
+        Surroundings { table: self.name, ..around }
+    }
+}
+
+/// What a component says of itself.
+pub trait Component {
+    /// The CAs it names.
+    fn cas(&self) -> Vec<&At<Name>>;
+
+    /// The paths whose presence decides something: [`Surroundings::present`] holds those that are there.
+    fn probes(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
+
+    /// The certificates it needs.
+    fn certificates(&self, around: Surroundings<'_>) -> Result<Certificates, Vec<Fault>>;
+
+    /// What is made once for it and then kept.
+    fn keepsakes(&self, _: Surroundings<'_>) -> Result<Vec<Keepsake>, Vec<Fault>> {
+        Ok(Vec::new())
+    }
+
+    /// The files it reads, once its certificates are known as they came out.
+    fn files(&self, around: Surroundings<'_>, expanded: &Expanded) -> Result<Vec<File>, Vec<Fault>>;
+}
 
 /// What a component looks at to say what it needs.
 #[derive(Debug, Clone, Copy)]
 pub struct Surroundings<'a> {
+    /// The name of the component's own table.
+    pub table: &'a str,
     /// What is true of the host.
     pub facts: &'a Facts,
+    /// The values of templates.
+    pub scope: &'a Scope,
     /// Those paths that the component asked about and that are there.
     pub present: &'a BTreeSet<PathBuf>,
 }
@@ -46,29 +157,111 @@ fn own<T>(value: T) -> At<T> {
     At::new(0..0, value)
 }
 
-/// A literal text as a template; what looks like an expression in it stays one.
+/// A text of our own or of this host, in which nothing is an expression.
 fn literal(text: &str) -> Template {
-    #[allow(clippy::expect_used, reason = "facts hold no braces: host names and addresses are checked")]
-    Template::new(text).expect("a plain text")
+    Template::literal(text)
+}
+
+/// A component's own names, sorted, and those that the user adds.
+fn names(own_names: impl IntoIterator<Item = String>, extra: &[Template]) -> At<Vec<Template>> {
+    let sorted: BTreeSet<String> = own_names.into_iter().collect();
+    own(sorted.iter().map(|text| literal(text)).chain(extra.iter().cloned()).collect())
 }
 
 fn literals<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> At<Vec<Template>> {
-    own(texts.into_iter().map(|text| literal(text.as_ref())).collect())
+    own(texts.into_iter().map(|text| Template::literal(text.as_ref())).collect())
+}
+
+/// kubeadm's directory.
+const KUBERNETES: &str = "/etc/kubernetes/pki";
+/// The same key pair on every host of a control plane; what it signs are tokens, not certificates.
+const SERVICE_ACCOUNT_KEY: &str = "/etc/kubernetes/pki/sa.key";
+const SERVICE_ACCOUNT_PUBLIC: &str = "/etc/kubernetes/pki/sa.pub";
+
+/// An identity in kubeadm's layout, in no group: to Kubernetes an organization is a group.
+fn kubernetes(
+    ca: &At<Name>,
+    common_name: &str,
+    usage: Usage,
+    file: &str,
+    trust: &str,
+) -> certificate::Settings {
+    certificate::Settings {
+        ca: Some(ca.clone()),
+        common_name: Some(own(literal(common_name))),
+        organization: Some(own(Vec::new())),
+        usages: Some(own([usage].into())),
+        directory: Some(own(KUBERNETES.into())),
+        files: Some(own(Names {
+            cert: Some(format!("{file}.crt")),
+            key: Some(format!("{file}.key")),
+            ca: Some(Path::new(KUBERNETES).join(trust)),
+            ..Names::default()
+        })),
+        ..certificate::Settings::default()
+    }
+}
+
+/// The kube-apiserver that a component of the control plane talks to: that of its own host, whose
+/// version is its own too.
+fn local_server(
+    around: Surroundings<'_>,
+    server: Option<&At<String>>,
+    span: Range<usize>,
+) -> Result<String, Vec<Fault>> {
+    if let Some(server) = server {
+        kubeconfig::host("server", server)?;
+        return Ok(server.get_ref().clone());
+    }
+    match &around.facts.primary {
+        Some(primary) => Ok(format!("https://{}:6443", bracketed(&primary.value.to_string()))),
+        None => Err(vec![Fault::at(
+            span,
+            format!("this host has no address, so [{}] needs server = \"https://HOST:6443\"", around.table),
+        )]),
+    }
+}
+
+/// RFC 3986 section 3.2.2: an IPv6 address in a URL stands in brackets.
+fn bracketed(host: &str) -> String {
+    if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
+}
+
+/// The node's name as the Node authorizer compares it: lower case, RFC 1123.
+fn node_name(setting: &At<Template>, around: Surroundings<'_>) -> Result<String, Vec<Fault>> {
+    let fault = |why: String| vec![Fault::at(setting.span(), format!("[{}] node_name: {why}", around.table))];
+    let node = setting.get_ref().render(around.scope).map_err(fault)?.to_ascii_lowercase();
+    dns_name(&node).map_err(fault)?;
+    Ok(node)
+}
+
+fn default_node_name() -> At<Template> {
+    #[allow(clippy::expect_used, reason = "a template of our own")]
+    own(Template::new("{{ nodename }}").expect("a template"))
+}
+
+fn default_domain() -> String {
+    "cluster.local".to_owned()
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Puts the user's own keys into a rendered mapping; those that nodecert answers for are refused.
 fn pass_through(
     rendered: &mut Map<String, Value>,
+    key: &str,
     settings: Option<&At<Map<String, Value>>>,
     owned: &[&str],
 ) -> Result<(), Vec<Fault>> {
     let Some(settings) = settings else { return Ok(()) };
     let taken: Vec<_> = settings.get_ref().keys().filter(|key| owned.contains(&key.as_str())).collect();
     if !taken.is_empty() {
-        let refuse = |key: &&String| {
+        let refuse = |taken: &&String| {
             Fault::at(
                 settings.span(),
-                format!("settings must not hold {key:?}: nodecert sets it from the tables above"),
+                format!("{key} must not hold {taken:?}: nodecert sets it from the tables above"),
             )
         };
         return Err(taken.iter().map(refuse).collect());

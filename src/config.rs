@@ -6,12 +6,11 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use serde::de::IntoDeserializer;
+use serde::de::{DeserializeOwned, IntoDeserializer};
 use toml::de::{DeTable, DeValue};
 
-use crate::component::{etcd, kubelet};
 use crate::setting::{At, Fault, Name, SecretSource};
-use crate::{ca, certificate, facts, file};
+use crate::{ca, certificate, component, facts, file, setting};
 
 /// The file that is read first.
 pub const MAIN: &str = "/etc/nodecert/config.toml";
@@ -41,10 +40,8 @@ pub struct Config {
     pub node: facts::Settings,
     /// `[ca.NAME]`
     pub cas: BTreeMap<Name, ca::Settings>,
-    /// `[etcd]`
-    pub etcd: Option<At<etcd::Settings>>,
-    /// `[kubelet]`
-    pub kubelet: Option<At<kubelet::Settings>>,
+    /// `[etcd]`, `[kubelet]` …
+    pub components: component::Settings,
     /// `[certificate.NAME]`
     pub certificates: BTreeMap<Name, At<certificate::Settings>>,
     /// `[file.NAME]`
@@ -52,13 +49,14 @@ pub struct Config {
     sources: Sources,
 }
 
+/// The tables that are not a component's.
+const TABLES: [&str; 4] = ["node", "ca", "certificate", "file"];
+
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
 struct Tables {
     node: facts::Settings,
     ca: BTreeMap<Name, At<ca::Table>>,
-    etcd: Option<At<etcd::Settings>>,
-    kubelet: Option<At<kubelet::Settings>>,
     certificate: BTreeMap<Name, At<certificate::Settings>>,
     file: BTreeMap<Name, At<file::Settings>>,
 }
@@ -107,7 +105,11 @@ pub fn parse(texts: Vec<Text>) -> Result<Config, Faults> {
     let padded = sources.padded();
     let merged = merge(&padded, &mut faults);
     let logins = logins(&merged);
-    let tables = read(merged, &mut faults);
+    let (own, rest) = merged.into_iter().partition(|(key, _)| TABLES.contains(&key.get_ref().as_ref()));
+    let tables: Tables = read(own, &mut faults);
+    let mut rest: DeTable<'_> = rest;
+    faults.extend(component::shared::share(&mut rest));
+    let components: component::Settings = read(known(rest, &mut faults), &mut faults);
     let mut cas = BTreeMap::new();
     for (name, table) in tables.ca {
         let span = table.span();
@@ -119,8 +121,7 @@ pub fn parse(texts: Vec<Text>) -> Result<Config, Faults> {
     faults.extend(exposed_secrets(&cas, &logins, &sources));
     faults.extend(unknown_cas(
         &logins.keys().map(String::as_str).collect::<Vec<_>>(),
-        tables.etcd.as_ref(),
-        tables.kubelet.as_ref(),
+        &components,
         &tables.certificate,
     ));
     if !faults.is_empty() {
@@ -129,8 +130,7 @@ pub fn parse(texts: Vec<Text>) -> Result<Config, Faults> {
     Ok(Config {
         node: tables.node,
         cas,
-        etcd: tables.etcd,
-        kubelet: tables.kubelet,
+        components,
         certificates: tables.certificate,
         files: tables.file,
         sources,
@@ -216,11 +216,21 @@ fn overlay<'i>(base: &mut DeTable<'i>, over: DeTable<'i>) {
     }
 }
 
+/// Tables with other names than there are would be read by no one.
+fn known<'i>(tables: DeTable<'i>, faults: &mut Vec<Fault>) -> DeTable<'i> {
+    let names = component::Settings::names();
+    let (known, unknown): (DeTable<'_>, DeTable<'_>) =
+        tables.into_iter().partition(|(key, _)| names.contains(&key.get_ref().as_ref()));
+    let there: Vec<_> = TABLES.iter().chain([&component::shared::TABLE]).chain(&names).copied().collect();
+    faults.extend(unknown.keys().map(|key| setting::unknown(key, &there)));
+    known
+}
+
 /// Reads the tables; an entry that cannot be read is struck and the rest read again, so that all faults
 /// come at once.
-fn read(mut merged: DeTable<'_>, faults: &mut Vec<Fault>) -> Tables {
+fn read<T: DeserializeOwned + Default>(mut merged: DeTable<'_>, faults: &mut Vec<Fault>) -> T {
     for _ in 0..MAX_FAULTS {
-        let error = match Tables::deserialize(At::new(0..0, merged.clone()).into_deserializer()) {
+        let error = match T::deserialize(At::new(0..0, merged.clone()).into_deserializer()) {
             Ok(tables) => return tables,
             Err(error) => error,
         };
@@ -231,7 +241,7 @@ fn read(mut merged: DeTable<'_>, faults: &mut Vec<Fault>) -> Tables {
             break;
         }
     }
-    Tables::default()
+    T::default()
 }
 
 /// Takes the innermost entry out whose key or value holds the span.
@@ -257,9 +267,14 @@ fn fault_of(error: &toml::de::Error) -> Fault {
 
 /// serde quotes the value it did not expect; a secret in the wrong place would stand in the journal.
 fn without_literals(message: &str) -> String {
-    let Some((kind, rest)) = message.split_once(": string \"") else { return message.to_owned() };
-    match rest.rfind("\", expected") {
-        Some(end) => format!("{kind}: string{}", &rest[end + 1..]),
+    let Some((kind, rest)) = message.split_once(": ").filter(|(kind, _)| kind.starts_with("invalid ")) else {
+        return message.to_owned();
+    };
+    match rest.rsplit_once(", expected") {
+        Some((found, expected)) => {
+            let word = found.split(['"', '`']).next().unwrap_or_default().trim_end();
+            format!("{kind}: {word}, expected{expected}")
+        }
         None => message.to_owned(),
     }
 }
@@ -302,15 +317,13 @@ fn exposed_secrets(
 
 fn unknown_cas(
     named: &[&str],
-    etcd: Option<&At<etcd::Settings>>,
-    kubelet: Option<&At<kubelet::Settings>>,
+    components: &component::Settings,
     certificates: &BTreeMap<Name, At<certificate::Settings>>,
 ) -> Vec<Fault> {
-    let etcd = etcd.into_iter().flat_map(|etcd| etcd.get_ref().cas());
-    let kubelet = kubelet.into_iter().flat_map(|kubelet| kubelet.get_ref().cas());
-    let certificates = certificates.values().filter_map(|c| c.get_ref().ca.as_ref());
-    let used = etcd.chain(kubelet).chain(certificates);
-    let unknown = used.filter(|ca| !named.contains(&ca.get_ref().as_str()));
+    let components: Vec<_> = components.tables().collect();
+    let components = components.iter().flat_map(|table| table.component.cas());
+    let certificates = certificates.values().flat_map(|settings| settings.get_ref().cas());
+    let unknown = components.chain(certificates).filter(|ca| !named.contains(&ca.get_ref().as_str()));
     let there = named.join(", ");
     let there = if there.is_empty() { "there is none".to_owned() } else { format!("there are {there}") };
     unknown
@@ -321,6 +334,7 @@ fn unknown_cas(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::setting::Template;
 
     const CA: &str = "[ca.lab.local]\n";
 
@@ -351,7 +365,7 @@ mod tests {
         let over = "[certificate.web]\ncommon_name = \"c\"\ndns = [\"d\"]\n";
         let config = parse(vec![text("a", base, true), text("b", over, true)]).expect("a configuration");
         let web = config.certificates.values().next().expect("web").get_ref();
-        assert_eq!(web.common_name.as_ref().map(|cn| cn.get_ref().source()), Some("c"));
+        assert_eq!(web.common_name.as_ref().map(At::get_ref), Some(&Template::literal("c")));
         assert_eq!(web.dns.as_ref().map(|dns| dns.get_ref().len()), Some(1));
         assert_eq!(web.ca.as_ref().map(|ca| ca.get_ref().as_str()), Some("lab"));
     }

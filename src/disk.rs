@@ -28,7 +28,7 @@ pub use outside::{present, put_outside, read_outside};
 pub use plain::{ABSENT, differs, list_dropins, put, read_text, trust_is, widen};
 pub use repair::{drift, repair};
 pub use secret::secret;
-pub use state::{drop_pending, drop_state, keep_pending, keep_state, pending, read_state};
+pub use state::{drop_pending, drop_state, keep_pending, keep_state, pending, read_key, read_state};
 
 /// Certificates, keys, trust and rendered files: more than any has.
 const LIMIT: usize = 1024 * 1024;

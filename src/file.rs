@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use crate::certificate::Owner;
-use crate::hooks::{Deed, Hook};
+use crate::deed::{Deed, Hook};
 use crate::setting::{At, Mode, Name};
 
 /// `[file.NAME]`: any file, from a template.

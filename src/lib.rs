@@ -8,6 +8,7 @@
 //! | [`cli`] | \[pure\] the command line, which also feeds the man page and completions |
 //! | [`run`](mod@run) | **the flow**: survey, obtain, commit, render, report |
 //! | [`disk`] | \[I/O: files\] lock, held pairs, pending requests, the commit, trust and rendered files, state |
+//! | [`hooks`] | \[I/O: processes\] what is started: an argv, never a shell |
 //! | [`report`] | \[pure\] text, JSON, metrics and exit codes |
 //! | [`render`] | \[pure\] YAML, environment files and templates |
 //! | [`plan`] | \[pure\] verdicts, a chain of checks with reasons |
@@ -15,9 +16,10 @@
 //! | [`config`] | \[pure\] TOML texts to the configuration; every fault at once |
 //! | [`ca`] | \[I/O: net\] the CAs: settings, deadline, backoff, failover; one file a protocol in `ca/` |
 //! | [`component`] | \[pure\] etcd, kubelet …: one file a component |
+//! | [`keepsake`] | \[pure\] what is made once and then kept: a key that no one signs |
 //! | [`file`](mod@file) | \[pure\] one rendered file that is wanted |
 //! | [`certificate`] | \[pure\] one certificate that is wanted: what it says, where it lies, whose it is |
-//! | [`hooks`] | \[I/O: processes\] who is told of a change, and what is started: an argv, never a shell |
+//! | [`deed`] | \[pure\] who is told of a change, and how |
 //! | [`bundle`] | \[pure\] pairs, the judge, bundles |
 //! | [`trust`] | \[pure\] anchors and pins |
 //! | [`key`] | \[entropy\] keys, requests, pending requests |
@@ -34,11 +36,13 @@ pub mod cli;
 pub mod clock;
 pub mod component;
 pub mod config;
+pub mod deed;
 pub mod disk;
 pub mod facts;
 pub mod file;
 pub mod hooks;
 pub mod identity;
+pub mod keepsake;
 pub mod key;
 pub mod node;
 pub mod plan;

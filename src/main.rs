@@ -10,9 +10,10 @@ use nodecert::ca;
 use nodecert::cli::{Cli, Command, Format};
 use nodecert::clock::Clock;
 use nodecert::facts::{self, Host};
-use nodecert::report::{Action, Exit, Report, chain};
+use nodecert::report::{Action, Exit, Report};
 use nodecert::root::Root;
 use nodecert::run::{self, Ask, Error, World};
+use nodecert::setting::chain;
 use tracing::{Level, error};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
@@ -26,6 +27,9 @@ const MARGIN: Duration = Duration::from_secs(300);
 /// `plan --exit-code` says with it that there is something to do.
 const SOMETHING_TO_DO: u8 = 3;
 
+/// The Nagios plugin convention for what cannot be told.
+const UNKNOWN: u8 = 3;
+
 fn main() -> ExitCode {
     seal();
     let cli = Cli::parse();
@@ -35,7 +39,7 @@ fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(failed) => {
             tell(&cli, &failed);
-            ExitCode::from(failed.exit().code())
+            ExitCode::from(if is_plugin(&cli) { UNKNOWN } else { failed.exit().code() })
         }
     }
 }
@@ -88,12 +92,18 @@ fn answer(cli: &Cli, live: bool) -> Result<u8, Error> {
 }
 
 fn world(cli: &Cli) -> Result<World, Error> {
-    let root = Root::make(&cli.global.root).map_err(|error| Error::Disk(error.into()))?;
+    // Only run makes anything, and so the root too.
+    let root = match cli.command {
+        Command::Run { .. } => Root::make(&cli.global.root),
+        _ => Root::open(&cli.global.root),
+    };
+    let root = root.map_err(|error| Error::Disk(error.into()))?;
     Ok(World {
-        root: Arc::new(root),
         host: Host::live().map_err(Error::Facts)?,
         clock: Clock::system(),
+        tells: root.is_live(),
         config: cli.global.config.clone(),
+        root: Arc::new(root),
     })
 }
 
@@ -127,7 +137,7 @@ fn status(
     now: std::time::SystemTime,
 ) -> u8 {
     if usable {
-        for line in report.certificates.iter().filter(|line| !line.is_usable()) {
+        for line in report.certificates.iter().filter(|line| !line.usable) {
             error!(certificate = %line.name, "{} is {}: {}", line.name, line.state, line.reason);
         }
         for line in
@@ -154,7 +164,7 @@ fn trust(cli: &Cli, url: &str) -> u8 {
         }
         Err(failed) => {
             error!("{}", chain(&failed));
-            if failed.is_temporary() { Exit::Temporary.code() } else { Exit::Refused.code() }
+            if failed.is_temporary() { Exit::Temporary.code() } else { Exit::Usage.code() }
         }
     }
 }
@@ -170,10 +180,24 @@ fn print(cli: &Cli, text: &str, json: impl FnOnce() -> serde_json::Value) {
 
 fn tell(cli: &Cli, failed: &Error) {
     let said = chain(failed);
+    if is_plugin(cli) {
+        return print(cli, &format!("NODECERT UNKNOWN - {}\n", said.replace('\n', "; ")), || {
+            json_of(failed, &said)
+        });
+    }
     said.lines().for_each(|line| error!("{line}"));
     if cli.global.format == Format::Json {
-        print(cli, "", || serde_json::json!({ "error": said, "exit": failed.exit().code() }));
+        print(cli, "", || json_of(failed, &said));
     }
+}
+
+fn json_of(failed: &Error, said: &str) -> serde_json::Value {
+    serde_json::json!({ "error": said, "exit": failed.exit().code() })
+}
+
+/// Whether the answer is for Nagios, which knows four exit codes and reads one line.
+fn is_plugin(cli: &Cli) -> bool {
+    matches!(cli.command, Command::Status { check: true, .. })
 }
 
 /// To journald with priorities and fields; to a terminal for a person; else with time stamps.

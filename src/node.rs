@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 
 use crate::ca;
 use crate::certificate::{Certificate, Owner, is_plain_path};
-use crate::component::{Certificates, Surroundings};
+use crate::component::Surroundings;
 use crate::config::{Config, Faults};
+use crate::deed::{self, Deed};
 use crate::facts::Facts;
 use crate::file::{self, Content, File};
-use crate::hooks::{self, Deed};
+use crate::keepsake::Keepsake;
 use crate::setting::{At, Fault, Mode, Name, Scope};
 
 /// Everything this host is to hold.
@@ -19,12 +20,14 @@ pub struct Node {
     pub certificates: BTreeMap<Name, Certificate>,
     /// The trust files.
     pub trusts: Vec<TrustFile>,
+    /// What is made once and then kept.
+    pub keepsakes: Vec<Keepsake>,
     /// The rendered files.
     pub files: Vec<File>,
     /// The certificates in the order they are obtained: one that logs in to another CA comes first.
     pub waves: Vec<Vec<Name>>,
     /// The certificates of each component, for `status --usable COMPONENT`.
-    pub components: BTreeMap<&'static str, Vec<Name>>,
+    pub components: BTreeMap<String, Vec<Name>>,
 }
 
 /// A file that holds the anchors of the CAs of all the certificates that name it.
@@ -58,17 +61,22 @@ pub fn scope(facts: &Facts) -> Scope {
 
 /// The paths whose presence decides something: `present` of [`expand`] holds those that are there.
 pub fn probes(config: &Config) -> Vec<PathBuf> {
-    config.etcd.iter().map(|etcd| etcd.get_ref().probe()).collect()
+    config.components.tables().flat_map(|table| table.component.probes()).collect()
 }
 
 /// Says what this host is to hold; all faults that need facts come in one go.
 pub fn expand(config: &Config, facts: &Facts, present: &BTreeSet<PathBuf>) -> Result<Node, Faults> {
-    let mut expanding =
-        Expanding { config, facts, scope: scope(facts), faults: Vec::new(), node: Node::default() };
+    let scope = scope(facts);
+    let around = Surroundings { table: "", facts, scope: &scope, present };
+    let mut expanding = Expanding { config, around, faults: Vec::new(), node: Node::default() };
+    expanding.components();
     expanding.certificates();
-    expanding.files(present);
+    expanding.keepsakes();
+    expanding.component_files();
+    expanding.files();
     expanding.trusts();
     expanding.collisions();
+    expanding.logins_exist();
     expanding.waves();
     match expanding.faults.is_empty() {
         true => Ok(expanding.node),
@@ -78,48 +86,48 @@ pub fn expand(config: &Config, facts: &Facts, present: &BTreeSet<PathBuf>) -> Re
 
 struct Expanding<'a> {
     config: &'a Config,
-    facts: &'a Facts,
-    scope: Scope,
+    around: Surroundings<'a>,
     faults: Vec<Fault>,
     node: Node,
 }
 
 impl Expanding<'_> {
-    /// Those of components first, each under the user's table of the same name; then the user's own.
-    fn certificates(&mut self) {
-        let etcd = self
-            .config
-            .etcd
-            .as_ref()
-            .map(|etcd| ("etcd", etcd.span(), etcd.get_ref().certificates(self.facts)));
-        let kubelet = self.config.kubelet.as_ref();
-        let kubelet =
-            kubelet.map(|k| ("kubelet", k.span(), k.get_ref().certificates(self.facts, &self.scope)));
-        for (component, span, certificates) in [etcd, kubelet].into_iter().flatten() {
-            let certificates = self.take(certificates);
+    /// The certificates of components, each under the user's table of the same name.
+    fn components(&mut self) {
+        for table in self.config.components.tables() {
+            let certificates = match table.component.certificates(table.around(self.around)) {
+                Ok(certificates) => certificates,
+                Err(faults) => {
+                    self.faults.extend(faults);
+                    continue;
+                }
+            };
             let names = certificates.iter().map(|(name, _)| name.clone()).collect();
-            self.node.components.insert(component, names);
+            self.node.components.insert(table.name.to_owned(), names);
             for (name, base) in certificates {
-                let own = self.config.certificates.get(&name).map(|own| (own.span(), own.get_ref().clone()));
-                let (span, settings) = match own {
-                    Some((span, own)) => (span, own.over(base)),
-                    None => (span.clone(), base),
-                };
+                let own = self.config.certificates.get(&name);
+                let span = own.map_or(table.span.clone(), At::span);
+                let mut settings = own.map_or(base.clone(), |own| own.get_ref().clone().over(base));
+                settings.role = settings.role.or_else(|| self.role_of(&name, settings.ca.as_ref()));
                 self.certificate(&name, span, &settings);
             }
         }
+    }
+
+    /// A component's certificate asks for the role of its own name where nothing else is said: the CA gives
+    /// organization and usages by role, so each of them needs one of its own.
+    fn role_of(&self, name: &Name, ca: Option<&At<Name>>) -> Option<String> {
+        let ca = self.config.cas.get(ca?.get_ref())?;
+        ca.role().is_none().then(|| name.as_str().to_owned())
+    }
+
+    /// The user's own certificates.
+    fn certificates(&mut self) {
         for (name, settings) in &self.config.certificates {
             if !self.node.components.values().flatten().any(|there| there == name) {
                 self.certificate(name, settings.span(), settings.get_ref());
             }
         }
-    }
-
-    fn take(&mut self, certificates: Result<Certificates, Vec<Fault>>) -> Certificates {
-        certificates.unwrap_or_else(|faults| {
-            self.faults.extend(faults);
-            Vec::new()
-        })
     }
 
     fn certificate(
@@ -128,7 +136,7 @@ impl Expanding<'_> {
         span: std::ops::Range<usize>,
         settings: &crate::certificate::Settings,
     ) {
-        let certificate = match settings.expand(name, span.clone(), &self.scope) {
+        let certificate = match settings.expand(name, span.clone(), self.around.scope) {
             Ok(certificate) => certificate,
             Err(faults) => return self.faults.extend(faults),
         };
@@ -142,18 +150,25 @@ impl Expanding<'_> {
         self.node.certificates.insert(name.clone(), certificate);
     }
 
-    fn files(&mut self, present: &BTreeSet<PathBuf>) {
-        let around = Surroundings { facts: self.facts, present };
-        let expanded = &self.node.certificates;
-        let etcd = self.config.etcd.iter().map(|etcd| etcd.get_ref().files(around, expanded));
-        let kubelet =
-            self.config.kubelet.iter().map(|kubelet| kubelet.get_ref().files(&self.scope, expanded));
-        for files in etcd.chain(kubelet) {
-            match files {
+    fn keepsakes(&mut self) {
+        for table in self.config.components.tables() {
+            match table.component.keepsakes(table.around(self.around)) {
+                Ok(keepsakes) => self.node.keepsakes.extend(keepsakes),
+                Err(faults) => self.faults.extend(faults),
+            }
+        }
+    }
+
+    fn component_files(&mut self) {
+        for table in self.config.components.tables() {
+            match table.component.files(table.around(self.around), &self.node.certificates) {
                 Ok(files) => self.node.files.extend(files),
                 Err(faults) => self.faults.extend(faults),
             }
         }
+    }
+
+    fn files(&mut self) {
         for (name, settings) in &self.config.files {
             let settings = settings.get_ref();
             for (what, path) in [("path", &settings.path), ("template", &settings.template)] {
@@ -196,9 +211,9 @@ impl Expanding<'_> {
                 certificates: Vec::new(),
                 replace: false,
             });
-            if !trust.cas.contains(&certificate.ca) {
-                trust.cas.push(certificate.ca.clone());
-            }
+            let more = certificate.trusts.iter().filter(|ca| !trust.cas.contains(ca)).cloned();
+            let more: Vec<_> = more.collect();
+            trust.cas.extend(more);
             trust.certificates.push(certificate.name.clone());
             trust.replace |= certificate.place.replace;
         }
@@ -215,7 +230,11 @@ impl Expanding<'_> {
         let files = self.node.files.iter().map(|file| (file.path.clone(), format!("file {}", file.name)));
         let trusts =
             self.node.trusts.iter().map(|trust| (trust.path.clone(), "the CA certificates".to_owned()));
-        for (path, what) in certificates.chain(files).chain(trusts) {
+        let keepsakes = self.node.keepsakes.iter().flat_map(|keepsake| {
+            [&keepsake.path, &keepsake.public]
+                .map(|path| (path.clone(), format!("keepsake {}", keepsake.name)))
+        });
+        for (path, what) in certificates.chain(files).chain(trusts).chain(keepsakes) {
             if let Some(other) = there.get(&path) {
                 let message =
                     format!("{other} and {what} have one path, {}; give one of them another", path.display());
@@ -223,6 +242,26 @@ impl Expanding<'_> {
             }
             there.insert(path, what);
         }
+    }
+
+    /// A CA can be logged in to only with a certificate that is there.
+    fn logins_exist(&mut self) {
+        let there = &self.node.certificates;
+        let logins = self
+            .config
+            .cas
+            .iter()
+            .flat_map(|(ca, settings)| settings.logs_in_with().into_iter().map(move |login| (ca, login)));
+        let unknown = logins.filter(|(_, login)| !there.contains_key(login.get_ref()));
+        let names = there.keys().map(Name::as_str).collect::<Vec<_>>().join(", ");
+        let fault = |(ca, login): (&Name, &At<Name>)| {
+            let message = format!(
+                "CA {ca} is logged in to with certificate {:?}, which is not there: there are {names}",
+                login.get_ref().as_str()
+            );
+            Fault::at(login.span(), message)
+        };
+        self.faults.extend(unknown.map(fault));
     }
 
     /// A certificate waits for those that its CA can only be logged in to with.
@@ -257,7 +296,7 @@ impl Expanding<'_> {
 }
 
 fn deeds(name: &Name, settings: &file::Settings, faults: &mut Vec<Fault>) -> Vec<Deed> {
-    let reload = settings.reload.as_ref().map(|units| (units.span(), hooks::reloads(units.get_ref())));
+    let reload = settings.reload.as_ref().map(|units| (units.span(), deed::reloads(units.get_ref())));
     let reloads = match reload {
         Some((_, Ok(reloads))) => reloads,
         Some((span, Err(why))) => {

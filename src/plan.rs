@@ -3,8 +3,9 @@
 use std::fmt;
 use std::time::SystemTime;
 
-use crate::bundle::{Bundle, Pair, Rejected, at};
+use crate::bundle::{Bundle, Pair, Rejected};
 use crate::certificate::Certificate;
+use crate::clock::at;
 use crate::trust::Anchors;
 
 /// What lies at a certificate's place.
@@ -20,7 +21,7 @@ pub enum Held {
 }
 
 /// What is to be done about a certificate.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Verdict {
     /// It is what is wanted.
     Keep(Bundle),
@@ -105,11 +106,32 @@ pub fn accept(
 }
 
 impl Verdict {
+    /// Whether a certificate is to be got; `missing` leaves what is merely due.
+    pub fn is_to_get(&self, missing: bool) -> bool {
+        match self {
+            Self::Obtain(..) => true,
+            Self::Renew(..) => !missing,
+            Self::Keep(_) => false,
+        }
+    }
+
     /// The bundle in force, if there is one.
     pub fn bundle(&self) -> Option<&Bundle> {
         match self {
             Self::Keep(bundle) | Self::Renew(bundle, _) => Some(bundle),
             Self::Obtain(..) => None,
+        }
+    }
+
+    /// Whether a consumer can work with what is there: it is what was wanted, or lacks only names that were
+    /// added since. To start with a name too few is better than not to start.
+    pub fn is_usable(&self) -> bool {
+        use Rejected::{MissingDns, MissingIp, MissingUri};
+        let lacks_names = |why: &Rejected| matches!(why, MissingDns(_) | MissingIp(_) | MissingUri(_));
+        match self {
+            Self::Keep(_) | Self::Renew(..) => true,
+            Self::Obtain(_, Reason::Unfit(why)) => lacks_names(why),
+            Self::Obtain(..) => false,
         }
     }
 

@@ -6,7 +6,8 @@ use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
-use crate::bundle::{Leaf, at, human};
+use crate::bundle::Leaf;
+use crate::clock::{at, human};
 use crate::facts::Facts;
 use crate::setting::Name;
 
@@ -102,6 +103,8 @@ pub struct CertificateLine {
     pub ca: Name,
     /// `valid`, `due`, `missing` … as `status` names it.
     pub state: &'static str,
+    /// Whether its consumer can work with what is there.
+    pub usable: bool,
     /// What was or would be done.
     pub action: Action,
     /// Why.
@@ -172,7 +175,7 @@ impl Report {
     /// Whether a consumer may start: every certificate is usable and every file is there.
     pub fn is_usable(&self) -> bool {
         let there = |line: &FileLine| matches!(line.action, Action::Keep | Action::Repair);
-        self.certificates.iter().all(CertificateLine::is_usable) && self.files.iter().all(there)
+        self.certificates.iter().all(|line| line.usable) && self.files.iter().all(there)
     }
 
     /// Whether there is anything to do, or was.
@@ -260,9 +263,9 @@ impl Report {
     /// What `status --check` says, and its exit code, as the Nagios plugin convention has it: 0 fine, 1 due
     /// or changed by someone, 2 not usable.
     pub fn check(&self, now: SystemTime) -> (u8, String) {
-        let unusable: Vec<_> = self.certificates.iter().filter(|line| !line.is_usable()).collect();
+        let unusable: Vec<_> = self.certificates.iter().filter(|line| !line.usable).collect();
         let due: Vec<_> =
-            self.certificates.iter().filter(|line| line.is_usable() && line.action != Action::Keep).collect();
+            self.certificates.iter().filter(|line| line.usable && line.action != Action::Keep).collect();
         let files = self.files.iter().filter(|line| line.action != Action::Keep);
         let said = |lines: &[&CertificateLine]| {
             let each = lines.iter().map(|line| format!("{} is {}: {}", line.name, line.state, line.reason));
@@ -302,7 +305,7 @@ impl Report {
         let renew = |line: &CertificateLine| line.renew_after.map(seconds);
         metric("nodecert_certificate_renew_after_seconds", "From when it is renewed.", &renew);
         metric("nodecert_certificate_usable", "Whether its consumer can use it.", &|line| {
-            Some(u64::from(line.is_usable()))
+            Some(u64::from(line.usable))
         });
         let _ = writeln!(
             text,
@@ -344,11 +347,6 @@ impl CertificateLine {
             None => (self.state != "valid" || self.action == Action::Repair).then(|| self.reason.clone()),
         };
         until.into_iter().chain(reason).collect::<Vec<_>>().join("; ")
-    }
-
-    /// Whether a consumer can work with what is there.
-    pub fn is_usable(&self) -> bool {
-        matches!(self.state, "valid" | "due")
     }
 
     fn json(&self, acts: bool) -> Value {
@@ -412,18 +410,4 @@ fn seconds(time: SystemTime) -> u64 {
 
 fn count(number: usize, noun: &str) -> String {
     if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
-}
-
-/// An error and its causes, once, joined by colons.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let said = error.to_string();
-        if !text.ends_with(&said) {
-            let _ = write!(text, ": {said}");
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -1,17 +1,20 @@
 //! The flow, to be read from top to bottom. This room alone calls those that do I/O.
 //!
 //! ```text
-//! survey -> learn anchors -> owe -> trust files -> waves of obtain -> repair -> files -> pay -> report
+//! survey -> owe -> waves { CAs side by side { anchors -> trust files -> obtain } }
+//!        -> trust files -> repair -> files -> pay -> report
 //! ```
 
 mod failure;
+mod keep;
 mod obtain;
 mod owed;
+mod serve;
 mod settle;
 mod signers;
 mod survey;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,13 +22,11 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tracing::warn;
 
-use crate::bundle::Bundle;
 use crate::ca::{Ca, Deadline};
 use crate::clock::Clock;
-use crate::disk;
+use crate::disk::{self, DiskError};
 use crate::facts::{self, Facts};
-use crate::plan::Verdict;
-use crate::report::{OwedLine, Report, chain};
+use crate::report::{OwedLine, Report};
 use crate::root::Root;
 use crate::setting::Name;
 
@@ -48,6 +49,8 @@ pub struct World {
     pub host: facts::Host,
     /// What time it is.
     pub clock: Clock,
+    /// Whether consumers are told of changes; below another root there are none.
+    pub tells: bool,
     /// The one configuration file to read, as the caller sees it, instead of those below the root.
     pub config: Option<PathBuf>,
 }
@@ -73,29 +76,39 @@ impl Default for Ask {
 
 /// Brings the host to what the configuration asks for.
 pub async fn run(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
-    let _lock = disk::lock(&world.root, LOCK_WAIT).map_err(Error::Disk)?;
+    let _lock = lock(world, ask)?;
     let mut survey = survey(world, ask.force)?;
     let asked = survey.asked(&ask.only)?;
     let mut run = Run::new(world, Deadline::after(ask.deadline));
-    run.learn_anchors(&mut survey, ask).await;
-    let due: BTreeSet<_> = asked.iter().filter(|name| survey.is_to_get(name, ask.missing)).cloned().collect();
-    let debts = run.owe(&survey, &due)?;
-    let trusts = run.trust_files(&survey, &asked);
+    run.remember_machine(&survey).map_err(Error::Disk)?;
+    let debts = run.owe(&survey, &asked, ask)?;
     for wave in survey.node.waves.clone() {
-        let wave: Vec<_> = wave.into_iter().filter(|name| due.contains(name)).collect();
-        run.open_cas(&survey, &wave);
-        let results = join_all(wave.iter().map(|name| run.obtain(&survey, name, &trusts))).await;
-        for (name, result) in wave.into_iter().zip(results) {
-            run.settle(&mut survey, name, result);
+        let parts = run.open(&survey, wave.into_iter().filter(|name| asked.contains(name)), ask);
+        let served = parts.iter().map(|(ca, names)| run.serve(&survey, ca, names, ask));
+        for served in join_all(served).await {
+            run.settle(&mut survey, served, ask);
         }
     }
+    run.trust_files(&survey, &asked);
     run.repair(&survey, &asked);
-    let files = run.files(&survey, &asked);
+    let mut files = run.keepsakes(&survey);
+    files.extend(run.files(&survey, &asked));
     run.close().await;
-    run.remember_machine(&survey, ask)?;
+    run.strike_cloned(&survey).map_err(Error::Disk)?;
     let owed = run.pay(&survey, debts)?;
-    let report = run.report(&survey, ask, &trusts, &files, owed)?;
+    let report = run.report(&survey, ask, &files, owed)?;
     Ok((report, survey.facts))
+}
+
+fn lock(world: &World, ask: &Ask) -> Result<disk::Lock, Error> {
+    let lock = match disk::lock(&world.root, Duration::ZERO) {
+        Err(error @ DiskError::Locked { .. }) => {
+            warn!("waiting: {error}");
+            disk::lock(&world.root, LOCK_WAIT.min(ask.deadline))
+        }
+        lock => lock,
+    };
+    lock.map_err(Error::Disk)
 }
 
 /// What is there and what `run` would do about it, without doing it.
@@ -103,11 +116,12 @@ pub fn status(survey: &Survey, world: &World, only: &[Name]) -> Result<Report, E
     let asked = survey.asked(only)?;
     let chosen = survey.node.certificates.values().filter(|certificate| asked.contains(&certificate.name));
     let mut files: Vec<_> = survey.node.trusts.iter().map(|trust| survey.trust_line(world, trust)).collect();
+    files.extend(survey.node.keepsakes.iter().flat_map(|keepsake| keep::lines(world, keepsake)));
     files.extend(survey.node.files.iter().map(|file| survey.file_line(world, file)));
     if !only.is_empty() {
         files.retain(|line| survey.concerns(&line.path, &asked));
     }
-    let owed = owed::deeds(&owed::read(&world.root)?);
+    let owed = owed::deeds(&owed::read(&world.root, &survey.node)?);
     Ok(Report {
         certificates: chosen.map(|certificate| survey.line(certificate)).collect(),
         files,
@@ -128,6 +142,7 @@ struct Run<'a> {
     cas: BTreeMap<Name, Result<Ca, Failure>>,
     /// The CAs whose anchors could not be read again.
     stale: BTreeMap<Name, Failure>,
+    trusts: Trusts,
     done: BTreeMap<Name, Done>,
 }
 
@@ -143,25 +158,38 @@ type Trusts = BTreeMap<PathBuf, Result<bool, Failure>>;
 
 impl<'a> Run<'a> {
     fn new(world: &'a World, deadline: Deadline) -> Self {
-        Self { world, deadline, cas: BTreeMap::new(), stale: BTreeMap::new(), done: BTreeMap::new() }
+        let (cas, stale, trusts, done) = Default::default();
+        Self { world, deadline, cas, stale, trusts, done }
     }
 
     fn root(&self) -> &Root {
         &self.world.root
     }
 
-    fn settle(&mut self, survey: &mut Survey, name: Name, result: Result<(Bundle, String), Failure>) {
-        match result {
-            Ok((bundle, reason)) => {
-                survey.verdicts.insert(name.clone(), Verdict::Keep(bundle));
-                survey.drifts.remove(&name);
-                self.done.insert(name, Done::Obtained(reason));
-            }
-            Err(failure) => {
-                warn!(certificate = %name, "{name}: {}", chain(&failure));
-                self.done.insert(name, Done::Failed(failure));
+    /// The certificates of a wave by CA, with CAs that are only trusted beside them; those that are to be
+    /// asked for something are made ready.
+    fn open(
+        &mut self,
+        survey: &Survey,
+        wave: impl Iterator<Item = Name>,
+        ask: &Ask,
+    ) -> BTreeMap<Name, Vec<Name>> {
+        let mut parts: BTreeMap<Name, Vec<Name>> = BTreeMap::new();
+        for name in wave {
+            if let Some(certificate) = survey.node.certificates.get(&name) {
+                for ca in &certificate.trusts {
+                    parts.entry(ca.clone()).or_default();
+                }
+                parts.entry(certificate.ca.clone()).or_default().push(name);
             }
         }
+        for (ca, names) in &parts {
+            let due = names.iter().any(|name| survey.is_to_get(name, ask.missing));
+            if due || self.is_to_learn(survey, ca, ask) {
+                self.open_ca(survey, ca);
+            }
+        }
+        parts
     }
 
     async fn close(&self) {

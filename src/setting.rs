@@ -158,13 +158,16 @@ pub struct Scope(pub BTreeMap<&'static str, Value>);
 
 /// A value that may hold `{{ expressions }}` over [`SCOPE`], checked where it is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Template(String);
+pub struct Template {
+    text: String,
+    is_plain: bool,
+}
 
 impl Template {
     /// Parses a template; the error names what is wrong in it and what may be used.
     pub fn new(text: &str) -> Result<Self, String> {
-        if is_plain(text) {
-            return Ok(Self(text.to_owned()));
+        if ["{{", "{%", "{#"].iter().all(|mark| !text.contains(mark)) {
+            return Ok(Self::literal(text));
         }
         let environment = environment();
         let template = environment.template_from_str(text).map_err(|e| format!("faulty template: {e}"))?;
@@ -177,35 +180,37 @@ impl Template {
                 "the template uses {name:?}, which is not defined; there are {}",
                 SCOPE.join(", ")
             )),
-            None => Ok(Self(text.to_owned())),
+            None => Ok(Self { text: text.to_owned(), is_plain: false }),
         }
+    }
+
+    /// A text that stands for itself, whatever is in it.
+    pub fn literal(text: &str) -> Self {
+        Self { text: text.to_owned(), is_plain: true }
     }
 
     /// The text on this host; the error says which expression has no value here.
     pub fn render(&self, scope: &Scope) -> Result<String, String> {
-        if is_plain(&self.0) {
-            return Ok(self.0.clone());
+        if self.is_plain {
+            return Ok(self.text.clone());
         }
-        environment().render_str(&self.0, &scope.0).map_err(|e| unrendered(&self.0, &e))
+        environment().render_str(&self.text, &scope.0).map_err(|e| unrendered(&self.text, &e))
     }
 
     /// The texts on this host: a template that is one expression giving a list stands for all of it.
     pub fn splice(&self, scope: &Scope) -> Result<Vec<String>, String> {
-        let Some(expression) = sole_expression(&self.0) else { return Ok(vec![self.render(scope)?]) };
+        let Some(expression) = sole_expression(&self.text).filter(|_| !self.is_plain) else {
+            return Ok(vec![self.render(scope)?]);
+        };
         let environment = environment();
         let value = environment
             .compile_expression(expression)
             .and_then(|e| e.eval(&scope.0))
-            .map_err(|e| unrendered(&self.0, &e))?;
+            .map_err(|e| unrendered(&self.text, &e))?;
         match (value.kind(), value.try_iter()) {
             (minijinja::value::ValueKind::Seq, Ok(items)) => Ok(items.map(|item| item.to_string()).collect()),
             _ => Ok(vec![self.render(scope)?]),
         }
-    }
-
-    /// The template's own text.
-    pub fn source(&self) -> &str {
-        &self.0
     }
 }
 
@@ -220,10 +225,6 @@ pub(crate) fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment
-}
-
-fn is_plain(text: &str) -> bool {
-    !["{{", "{%", "{#"].iter().any(|mark| text.contains(mark))
 }
 
 fn sole_expression(text: &str) -> Option<&str> {
@@ -249,6 +250,12 @@ impl Fault {
     pub fn at(span: Range<usize>, message: impl Into<String>) -> Self {
         Self { span: (!span.is_empty()).then_some(span), message: message.into() }
     }
+}
+
+/// What serde says of a key that is not there, for tables that it does not read as one.
+pub fn unknown(key: &At<impl AsRef<str>>, there: &[&str]) -> Fault {
+    let there = there.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    Fault::at(key.span(), format!("unknown field `{}`, expected one of {there}", key.get_ref().as_ref()))
 }
 
 /// A file that must have a mode like "0600": an octal text, so that TOML's decimal cannot be meant.
@@ -307,6 +314,20 @@ impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         parse_duration(&String::deserialize(deserializer)?).map(Span).map_err(de::Error::custom)
     }
+}
+
+/// An error and its causes, once, joined by colons.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.ends_with(&said) {
+            text = text + ": " + &said;
+        }
+        cause = error.source();
+    }
+    text
 }
 
 #[cfg(test)]

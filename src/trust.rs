@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, TrustAnchor};
@@ -10,6 +10,7 @@ use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::clock::from_seconds;
 use crate::key::pem_block;
 
 /// More certificates than any site has roots; a bundle of system roots has about 150.
@@ -26,6 +27,11 @@ impl Pin {
         let mut pin = [0; 32];
         pin.copy_from_slice(digest.as_ref());
         Self(pin)
+    }
+
+    /// The fingerprint itself.
+    pub fn bytes(self) -> [u8; 32] {
+        self.0
     }
 
     /// Reads a fingerprint; colons between the digits, as openssl prints them, are fine.
@@ -182,7 +188,7 @@ impl Anchors {
             let (rest, parsed) = X509Certificate::from_der(&der).map_err(|_| TrustError::Unreadable)?;
             // Version 1 roots have no basic constraints and are still in use as anchors.
             if !rest.is_empty() || (parsed.version().0 == 2 && !parsed.is_ca()) {
-                return Err(TrustError::NotCa(parsed.subject().to_string()));
+                return Err(TrustError::NotCa(name_of(&der)));
             }
             anchors.add(der);
         }
@@ -258,12 +264,12 @@ impl Anchors {
 }
 
 fn name_of(der: &[u8]) -> String {
-    X509Certificate::from_der(der).map(|(_, c)| c.subject().to_string()).unwrap_or_default()
+    let subject = X509Certificate::from_der(der).map(|(_, c)| c.subject().to_string()).unwrap_or_default();
+    subject.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 fn not_after(der: &[u8]) -> SystemTime {
-    let seconds = X509Certificate::from_der(der).map_or(0, |(_, c)| c.validity().not_after.timestamp());
-    SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+    from_seconds(X509Certificate::from_der(der).map_or(0, |(_, c)| c.validity().not_after.timestamp()))
 }
 
 fn is_self_issued(der: &[u8]) -> bool {

@@ -80,10 +80,23 @@ fn rooms() -> BTreeMap<String, String> {
             continue;
         }
         let text = std::fs::read_to_string(&path).expect("source");
-        let code = text.split("#[cfg(test)]").next().unwrap_or_default().to_owned();
-        rooms.entry(room).or_default().push_str(&code);
+        let code = without_tests(&text);
+        rooms.entry(room).or_default().push_str(code);
     }
     rooms
+}
+
+/// A source without the tests at its end; `mod tests;` alone cuts nothing off.
+fn without_tests(text: &str) -> &str {
+    let mut from = 0;
+    while let Some(found) = text[from..].find("#[cfg(test)]") {
+        let module = text[from + found..].lines().find(|line| !line.starts_with("#["));
+        if module.is_some_and(|line| line.starts_with("mod ") && line.ends_with('{')) {
+            return &text[..from + found];
+        }
+        from += found + 1;
+    }
+    text
 }
 
 fn files(directory: &Path) -> Vec<PathBuf> {

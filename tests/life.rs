@@ -50,6 +50,7 @@ impl Site {
             clock: Clock::new(move || {
                 SystemTime::now() + Duration::from_secs(reading.load(Ordering::SeqCst))
             }),
+            tells: true,
             config: Some(config),
         };
         Self { world, ahead, root }
@@ -72,6 +73,28 @@ impl Site {
 
     fn path(&self, below: &str) -> PathBuf {
         self.root.path().join(below)
+    }
+
+    /// Adds to the configuration.
+    fn configure(&self, more: &str) {
+        let config = self.path("config.toml");
+        fs::write(&config, fs::read_to_string(&config).unwrap() + more).unwrap();
+    }
+
+    /// How often the hook has run.
+    fn told(&self) -> usize {
+        fs::read_to_string(self.path("told")).unwrap_or_default().lines().count()
+    }
+
+    fn serial(&self, name: &str) -> String {
+        let report = self.look();
+        let line = report.certificates.iter().find(|line| line.name.as_str() == name).unwrap();
+        line.leaf.as_ref().map(|leaf| leaf.serial.clone()).unwrap_or_default()
+    }
+
+    fn look(&self) -> Report {
+        let survey = run::survey(&self.world, false).expect("a survey");
+        run::status(&survey, &self.world, &[]).expect("a status")
     }
 
     fn anchors(&self) -> usize {
@@ -188,7 +211,7 @@ fn thirty_days_of_an_hourly_timer_ask_no_more_than_they_must() {
         site.later(&fake, hour * HOUR);
         let report = site.run();
         assert_eq!(report.exit(), Exit::Done, "hour {hour}: {}", report.done());
-        unusable += report.certificates.iter().filter(|line| !line.is_usable()).count();
+        unusable += report.certificates.iter().filter(|line| !line.usable).count();
     }
     assert_eq!(unusable, 0);
     let asked = fake.asked();
@@ -198,4 +221,145 @@ fn thirty_days_of_an_hourly_timer_ask_no_more_than_they_must() {
     assert!(signed <= 29 / 4 + 1, "{signed} signatures");
     assert!(anchors <= 30, "{anchors} looks at the anchors");
     assert_eq!(asked.len(), signed + anchors, "and nothing else");
+}
+
+/// A hook of certificate web: a line in a file, while `allowed` is there.
+fn hook(site: &Site) -> String {
+    let (told, allowed) = (site.path("told"), site.path("allowed"));
+    format!(
+        "hooks = [{{ run = [\"/bin/sh\", \"-c\", \"test -e {} && echo told >>{}\"] }}]\n",
+        allowed.display(),
+        told.display()
+    )
+}
+
+#[test]
+fn a_consumer_is_told_of_a_change_once_and_of_nothing_else() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    site.configure(&hook(&site));
+    fs::write(site.path("allowed"), "").unwrap();
+    assert_eq!((site.run().exit(), site.told()), (Exit::Done, 1), "leaf and CA are one change");
+    assert!(site.run().is_idle());
+    assert_eq!(site.told(), 1);
+    site.ask(&Ask { force: true, ..Ask::default() });
+    assert_eq!(site.told(), 2);
+    fake.behave();
+    drop(fake);
+    let failed = site.ask(&Ask { force: true, deadline: Duration::from_secs(1), ..Ask::default() });
+    assert_eq!((failed.exit(), site.told()), (Exit::Temporary, 2), "what did not change is not owed");
+}
+
+#[test]
+fn a_hook_that_fails_stays_owed_until_it_is_done() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    site.configure(&hook(&site));
+    let report = site.run();
+    assert_eq!((report.exit(), report.certificates[0].action), (Exit::Fault, Action::Obtain));
+    assert_eq!(site.look().owed.len(), 1);
+    let again = site.run();
+    assert_eq!(
+        (again.exit(), again.certificates[0].action),
+        (Exit::Fault, Action::Keep),
+        "nothing changed, and it is owed"
+    );
+    fs::write(site.path("allowed"), "").unwrap();
+    assert_eq!((site.run().exit(), site.told()), (Exit::Done, 1));
+    assert!(site.run().is_idle() && site.look().owed.is_empty());
+    assert_eq!(site.told(), 1);
+}
+
+#[test]
+fn a_list_of_owed_hooks_that_cannot_be_read_owes_all() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    site.configure(&hook(&site));
+    fs::write(site.path("allowed"), "").unwrap();
+    site.run();
+    fs::write(site.path("var/lib/nodecert/owed.json"), "[{\"deed\":").unwrap();
+    assert_eq!((site.run().exit(), site.told()), (Exit::Done, 2));
+    assert!(site.run().is_idle());
+}
+
+/// A second CA beside `etcd`, and a certificate of it.
+fn second(url: &str) -> String {
+    configuration(url)
+        .split("[ca.etcd]")
+        .nth(1)
+        .map(|rest| format!("[ca.etcd]{rest}"))
+        .unwrap()
+        .replace("[ca.etcd", "[ca.away")
+        .replace("ca = \"etcd\"", "ca = \"away\"")
+        .replace("certificate.web", "certificate.other")
+        .replace("/etc/web/pki", "/etc/other/pki")
+}
+
+#[test]
+fn a_ca_that_hangs_holds_up_no_other() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    let hangs = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    site.configure(&second(&format!("https://{}", hangs.local_addr().unwrap())));
+    let report = site.run();
+    assert_eq!(report.exit(), Exit::Temporary);
+    let state =
+        |name: &str| report.certificates.iter().find(|line| line.name.as_str() == name).unwrap().state;
+    assert_eq!((state("web"), state("other")), ("valid", "missing"));
+    let only = Ask { only: vec![nodecert::setting::Name::new("web").unwrap()], ..Ask::default() };
+    assert!(site.ask(&only).is_idle(), "with --only the other is not asked");
+}
+
+#[test]
+fn a_copied_machine_makes_each_certificate_anew_once_even_while_one_ca_is_away() {
+    let (fake, away) = (Fake::start(), Fake::start());
+    let site = Site::new(&fake);
+    let own = away.tls_pem();
+    fs::write(site.path("etc/nodecert/away-ca.pem"), own).unwrap();
+    site.configure(&second(&away.url).replace("vault-ca.pem", "away-ca.pem"));
+    fs::write(site.path("etc/machine-id"), "0123456789abcdef0123456789abcdef\n").unwrap();
+    assert_eq!(site.run().exit(), Exit::Done);
+    let web = site.serial("web");
+
+    drop(away);
+    fs::write(site.path("etc/machine-id"), "fedcba9876543210fedcba9876543210\n").unwrap();
+    assert_eq!(site.run().exit(), Exit::Temporary);
+    let anew = site.serial("web");
+    assert_ne!(anew, web);
+    assert_eq!(site.run().exit(), Exit::Temporary);
+    assert_eq!(site.serial("web"), anew, "made anew once");
+    let other = &site.look().certificates[0];
+    assert_eq!((other.name.as_str(), other.state, other.usable), ("other", "mismatched", false));
+}
+
+#[test]
+fn what_drifted_is_mended_in_the_run_that_learns_the_anchors() {
+    use std::os::unix::fs::PermissionsExt;
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    site.run();
+    fs::remove_file(site.path("var/lib/nodecert/anchors/etcd.pem")).unwrap();
+    let key = fs::canonicalize(site.path("etc/web/pki/web.key")).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    let report = site.run();
+    assert_eq!((report.exit(), actions(&report)), (Exit::Done, vec![Action::Repair]));
+    assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn a_name_too_few_does_not_keep_a_consumer_from_starting_and_a_file_too_few_does() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    site.run();
+    let config = site.path("config.toml");
+    let text =
+        fs::read_to_string(&config).unwrap().replace("dns = [\"node01\"]", "dns = [\"node01\", \"new\"]");
+    fs::write(&config, text).unwrap();
+    let line = &site.look().certificates[0];
+    assert_eq!((line.state, line.usable), ("mismatched", true));
+    site.run();
+    fs::remove_file(site.path("etc/web/pki/web.key")).unwrap();
+    assert!(!site.look().is_usable());
+    assert_eq!(actions(&site.run()), [Action::Repair]);
+    assert!(site.look().is_usable());
 }

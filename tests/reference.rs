@@ -13,7 +13,7 @@ use toml::Value;
 
 /// Where in the reference a table's keys stand (`*` is any name or entry), and a text that asks the parser
 /// for them: it does not know the key `zz`, and answers with those that it knows.
-const TABLES: [(&str, &str); 19] = [
+const TABLES: [(&str, &str); 27] = [
     ("", "zz = 1"),
     ("node", "[node]\nzz = 1"),
     ("ca.*", "[ca.a]\nzz = 1"),
@@ -30,7 +30,15 @@ const TABLES: [(&str, &str); 19] = [
     ),
     ("ca.*.local", "[ca.a.local]\nzz = 1"),
     ("etcd", "[etcd]\nzz = 1"),
+    ("kubernetes", "[kubernetes]\nzz = 1"),
+    ("kube-apiserver", "[kube-apiserver]\nzz = 1"),
+    ("kube-controller-manager", "[kube-controller-manager]\nzz = 1"),
+    ("kube-scheduler", "[kube-scheduler]\nzz = 1"),
     ("kubelet", "[kubelet]\nzz = 1"),
+    ("kube-proxy", "[kube-proxy]\nzz = 1"),
+    ("admin", "[admin]\nzz = 1"),
+    ("service-account", "[service-account]\nzz = 1"),
+    ("etcd-client.*", "[etcd-client.a]\nzz = 1"),
     ("certificate.*", "[certificate.a]\nzz = 1"),
     ("certificate.*.files", "[certificate.a.files]\nzz = 1"),
     ("certificate.*.mode", "[certificate.a.mode]\nzz = 1"),
@@ -39,10 +47,12 @@ const TABLES: [(&str, &str); 19] = [
 ];
 
 /// The same for keys that take one of a few words: each is to be named in the reference, in quotes.
-const WORDS: [&str; 7] = [
+const WORDS: [&str; 9] = [
     "[ca.a.vault]\nendpoint = \"zz\"",
     "[etcd]\nformat = \"zz\"",
     "[etcd]\nstate = \"zz\"",
+    "[kube-apiserver]\nformat = \"zz\"",
+    "[etcd-client.a]\nvariables = \"zz\"",
     "[certificate.a]\nusages = [\"zz\"]",
     "[certificate.a]\nkey = \"zz\"",
     "[certificate.a]\nlayout = \"zz\"",

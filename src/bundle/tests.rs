@@ -169,7 +169,7 @@ fn a_stated_absence_is_exact_too() {
 #[test]
 fn usages_that_were_not_stated_are_a_minimum() {
     let more = |params: &mut CertificateParams| {
-        params.extended_key_usages.push(ExtendedKeyUsagePurpose::CodeSigning)
+        params.extended_key_usages.push(ExtendedKeyUsagePurpose::CodeSigning);
     };
     assert!(judged(more, |identity| identity.exact_usages = false).is_ok());
 }

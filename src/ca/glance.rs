@@ -11,9 +11,10 @@ use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use serde_json::{Value, json};
 
-use super::text::one_line;
+use super::text::root_cause;
 use super::wire::{bounded, client};
-use crate::bundle::{Leaf, at, parse_chain};
+use crate::bundle::{Leaf, parse_chain};
+use crate::clock::at;
 use crate::trust::Pin;
 
 /// A look is not worth a longer wait.
@@ -50,6 +51,7 @@ pub struct Presented {
     url: String,
     server: Vec<CertificateDer<'static>>,
     mount: Vec<CertificateDer<'static>>,
+    asked_mount: bool,
 }
 
 /// Connects, and asks for nothing but the certificates of the mount that the path names, if it names one.
@@ -75,15 +77,16 @@ pub async fn presented(text: &str) -> Result<Presented, GlanceError> {
     let answer = client(config, None).map_err(&failed)?.get(asked).timeout(PATIENCE).send().await;
     let server = recorder.seen.lock().map(|seen| seen.clone()).unwrap_or_default();
     let answer = match answer {
-        Err(error) if server.is_empty() => return Err(failed(one_line(&format!("{error:?}")))),
+        Err(error) if server.is_empty() => return Err(failed(root_cause(&error))),
         answer => answer.ok().filter(|answer| answer.status().is_success() && !mount.is_empty()),
     };
     let text = match answer {
         Some(answer) => bounded(answer).await.unwrap_or_default(),
         None => Vec::new(),
     };
+    let asked_mount = !mount.is_empty();
     let mount = parse_chain(&String::from_utf8_lossy(&text)).unwrap_or_default();
-    Ok(Presented { url: url.to_string(), server, mount })
+    Ok(Presented { url: url.to_string(), server, mount, asked_mount })
 }
 
 impl Presented {
@@ -97,6 +100,9 @@ impl Presented {
         // A leaf is renewed; the topmost certificate that is presented stays longest.
         if let Some(top) = self.server.last() {
             text += &format!("tls.pins = [\"{}\"]\n", Pin::of(top));
+        }
+        if self.mount.is_empty() && self.asked_mount {
+            text += "#\n# No CA certificates came from the mount that the address names: is its path right, and is the server unsealed?\n";
         }
         if let Some(top) = self.mount.last() {
             text += &describe("the mount publishes", &self.mount);

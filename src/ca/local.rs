@@ -13,10 +13,10 @@ use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate, X509CertificationRequest};
 
 use super::{CaError, Issued, Request};
-use crate::clock::Clock;
+use crate::clock::{Clock, from_seconds};
 use crate::identity::{Identity, KeyKind};
 use crate::key::{Csr, Key, KeyError, MAX_ORGANIZATIONS, alternative_names, pem_block, purpose, subject};
-use crate::setting::{Name, Span};
+use crate::setting::{Name, Span, chain};
 
 /// What is certified where neither the certificate nor the CA says how long.
 const TTL: Duration = Duration::from_secs(90 * 86_400);
@@ -89,6 +89,11 @@ impl Authority {
         Self::new(key, certificate)
     }
 
+    /// Whether it has not ended.
+    pub fn lives(&self, now: SystemTime) -> bool {
+        self.until > now
+    }
+
     /// Reads a root that was made before, from two PEM texts.
     pub fn parse(key: &str, certificate: &str) -> Result<Self, LocalError> {
         let certificate = CertificateDer::from_pem_slice(certificate.as_bytes())
@@ -105,8 +110,7 @@ impl Authority {
         if parsed.public_key().raw != key.public() {
             return Err(LocalError::Certificate("not that of its key"));
         }
-        let end = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
-        let until = SystemTime::UNIX_EPOCH + Duration::from_secs(end);
+        let until = from_seconds(parsed.validity().not_after.timestamp());
         Ok(Self { key, certificate, until })
     }
 
@@ -216,10 +220,4 @@ impl Local {
             Err(error) => Err(CaError::Unusable { ca: self.name.clone(), why: chain(&error) }),
         }
     }
-}
-
-/// An error of a library with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |e| e.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

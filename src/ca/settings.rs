@@ -127,6 +127,14 @@ impl Settings {
         }
     }
 
+    /// The role of certificates that name none.
+    pub fn role(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Vault(vault) => vault.role.as_deref(),
+            Kind::Local(_) => None,
+        }
+    }
+
     /// What its protocol bears in a request.
     pub fn dialect(&self) -> Dialect {
         Dialect { usages: true }

@@ -11,8 +11,10 @@ const MAX_SAID: usize = 300;
 
 /// Checks the URL of a server: HTTPS, a host, perhaps a path, and nothing that could leak.
 pub(super) fn server_url(text: &str) -> Result<String, String> {
-    let url = Url::parse(text).map_err(|e| {
-        format!("has {text:?} among its urls, which is no URL ({e}); write https://HOST:PORT")
+    // One with an @ may hold a password, and is not repeated.
+    let url = Url::parse(text).map_err(|e| match text.contains('@') {
+        true => format!("has a faulty URL ({e}); write https://HOST:PORT"),
+        false => format!("has {text:?} among its urls, which is no URL ({e}); write https://HOST:PORT"),
     })?;
     let wrong = |why: &str| Err(format!("has a faulty URL: {why}"));
     if !url.username().is_empty() || url.password().is_some() {

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
@@ -18,8 +18,8 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::bundle::{Bundle, at};
-use crate::clock::Clock;
+use crate::bundle::Bundle;
+use crate::clock::{Clock, at, from_seconds};
 use crate::trust::{Anchors, Pin, Tls};
 
 /// The TLS side of a client: whom it trusts, whom it claims to be, and what time it is.
@@ -117,6 +117,19 @@ impl Distrust {
         }
         None
     }
+}
+
+/// What the other side of TLS had against us, among the causes of an error.
+pub(super) fn alert(error: &(dyn Error + 'static)) -> Option<String> {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        if let Some(rustls::Error::AlertReceived(alert)) = cause.downcast_ref() {
+            return Some(format!("{alert:?}"));
+        }
+        let wrapped = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        next = wrapped.map(|inner| inner as &(dyn Error + 'static)).or_else(|| cause.source());
+    }
+    None
 }
 
 #[derive(Debug)]
@@ -300,5 +313,5 @@ fn subject(der: &[u8]) -> String {
 }
 
 fn moment(seconds: i64) -> String {
-    at(SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
+    at(from_seconds(seconds))
 }

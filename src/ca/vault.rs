@@ -263,7 +263,7 @@ const ADVICE: [(u16, &str, &str); 15] = [
     (
         400,
         "secret id",
-        "the secret_id is wrong, used up or expired; make a new one with `bao write -f auth/…/role/ROLE/secret-id`",
+        "role_id is wrong, or the secret_id is wrong, used up or expired; make a new one with `bao write -f auth/MOUNT/role/ROLE/secret-id` (where wrapped = true, with -wrap-ttl=1h)",
     ),
     (
         400,

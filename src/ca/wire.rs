@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 
 use super::text::{retry_after, root_cause, said};
-use super::tls::{Distrust, Trust, client_config};
+use super::tls::{Distrust, Trust, alert, client_config};
 use super::{Backoff, CaError, Deadline, Server};
 use crate::bundle::Bundle;
 use crate::clock::Clock;
@@ -27,6 +27,8 @@ pub(super) struct Wire {
     client: Client,
     clock: Clock,
     deadline: Deadline,
+    /// Whether we show a certificate of ours.
+    shows_identity: bool,
     /// Which URL answered last: there the next request begins.
     turn: Mutex<usize>,
 }
@@ -86,7 +88,15 @@ impl Wire {
             .and_then(|tls| client(tls, server.proxy.as_deref()))
             .map_err(|why| CaError::Unusable { ca: ca.clone(), why })?;
         let (urls, clock) = (server.urls.clone(), clock.clone());
-        Ok(Self { ca: ca.clone(), urls, client, clock, deadline, turn: Mutex::new(0) })
+        Ok(Self {
+            ca: ca.clone(),
+            urls,
+            client,
+            clock,
+            deadline,
+            shows_identity: identity.is_some(),
+            turn: Mutex::new(0),
+        })
     }
 
     /// Asks one URL after the other, waits, and begins again until the deadline. What comes back is
@@ -150,7 +160,8 @@ impl Wire {
         if let Some(body) = &call.body {
             request = request.json(body);
         }
-        let response = request.timeout(patience).send().await.map_err(|e| self.broken(base, &e, patience))?;
+        let response =
+            request.timeout(patience).send().await.map_err(|e| self.broken(base, call, &e, patience))?;
         let status = response.status();
         let after = retry_after(response.headers(), self.clock.now());
         if status.is_redirection() {
@@ -162,7 +173,7 @@ impl Wire {
                 let why = format!("it has more than {MAX_BODY} bytes");
                 return Err(Trouble::Final(self.bad_answer(&url, call, why)));
             }
-            Err(Unread::Cut(error)) => return Err(self.broken(base, &error, patience)),
+            Err(Unread::Cut(error)) => return Err(self.broken(base, call, &error, patience)),
         };
         let said = || format!("{} {}", status.as_u16(), said(&body));
         match status.as_u16() {
@@ -173,7 +184,18 @@ impl Wire {
         }
     }
 
-    fn broken(&self, url: &str, error: &reqwest::Error, patience: Duration) -> Trouble {
+    fn broken(&self, url: &str, call: &Call<'_>, error: &reqwest::Error, patience: Duration) -> Trouble {
+        // The server has looked at our certificate and does not want it: asking again changes nothing.
+        if let Some(alert) = alert(error).filter(|_| self.shows_identity) {
+            return Trouble::Final(CaError::Refused {
+                ca: self.ca.clone(),
+                asked: call.asked.to_owned(),
+                url: url.to_owned(),
+                said: format!("TLS alert {alert}"),
+                advice: "it does not accept the certificate of this host: does the auth method trust its CA?"
+                    .to_owned(),
+            });
+        }
         match Distrust::within(error) {
             Some(Distrust::Time(why)) => Trouble::Clock(why.clone()),
             Some(Distrust::Other(why)) => Trouble::Final(CaError::Untrusted {

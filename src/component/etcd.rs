@@ -11,12 +11,15 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{Certificates, Expanded, Surroundings, literals, name, open_file, own, pass_through, path};
+use super::{
+    Certificates, Component, Expanded, Surroundings, bracketed, literals, name, names, open_file, own,
+    pass_through, path, yes,
+};
 use crate::certificate::{self, Names};
 use crate::facts::Facts;
 use crate::file::{Content, File};
 use crate::identity::{Usage, dns_name};
-use crate::setting::{At, Fault, Mode, Name};
+use crate::setting::{At, Fault, Mode, Name, Template};
 
 /// `[etcd]`
 #[derive(Debug, Clone, Deserialize)]
@@ -34,7 +37,7 @@ pub struct Settings {
     #[serde(default = "yes")]
     pub render: bool,
     #[serde(default)]
-    pub extra_dns: Vec<String>,
+    pub extra_dns: Vec<Template>,
     #[serde(default)]
     pub extra_ips: Vec<IpAddr>,
     #[serde(default = "default_token")]
@@ -42,6 +45,9 @@ pub struct Settings {
     pub state: Option<State>,
     #[serde(default = "default_data_dir")]
     pub data_dir: PathBuf,
+    #[serde(default)]
+    pub healthcheck: bool,
+    pub healthcheck_role: Option<String>,
     pub settings: Option<At<Map<String, Value>>>,
     #[serde(default)]
     pub replace: bool,
@@ -69,10 +75,6 @@ pub enum State {
     Existing,
 }
 
-fn yes() -> bool {
-    true
-}
-
 fn default_token() -> String {
     "etcd-cluster".to_owned()
 }
@@ -94,20 +96,19 @@ struct Member {
     listen: IpAddr,
 }
 
-impl Settings {
-    /// The CAs it names.
-    pub fn cas(&self) -> impl Iterator<Item = &At<Name>> {
-        [Some(&self.ca), self.peer_ca.as_ref()].into_iter().flatten()
+impl Component for Settings {
+    fn cas(&self) -> Vec<&At<Name>> {
+        [Some(&self.ca), self.peer_ca.as_ref()].into_iter().flatten().collect()
     }
 
-    /// The path that says whether this member has ever run.
-    pub fn probe(&self) -> PathBuf {
-        self.data_dir.join("member")
+    fn probes(&self) -> Vec<PathBuf> {
+        vec![self.probe()]
     }
 
     /// Server and peer certificate. Both carry both usages: a member is a client of its peers, and its
     /// own gateway one of its server.
-    pub fn certificates(&self, facts: &Facts) -> Result<Certificates, Vec<Fault>> {
+    fn certificates(&self, around: Surroundings<'_>) -> Result<Certificates, Vec<Fault>> {
+        let facts = around.facts;
         let member = self.member(facts)?;
         let peer_ca = self.peer_ca.as_ref().filter(|peer| peer.get_ref() != self.ca.get_ref());
         let server = self.certificate(facts, &member, "server", "ca.crt");
@@ -119,11 +120,13 @@ impl Settings {
         );
         peer.ca = Some(peer_ca.unwrap_or(&self.ca).clone());
         peer.role = self.peer_role.clone().or(peer.role);
-        Ok(vec![(name("etcd-server"), server), (name("etcd-peer"), peer)])
+        let healthcheck = self.healthcheck.then(|| (name("etcd-healthcheck-client"), self.healthcheck()));
+        let pairs = [(name("etcd-server"), server), (name("etcd-peer"), peer)];
+        Ok(pairs.into_iter().chain(healthcheck).collect())
     }
 
     /// etcd's own configuration, unless `render = false`.
-    pub fn files(&self, around: Surroundings<'_>, expanded: &Expanded) -> Result<Vec<File>, Vec<Fault>> {
+    fn files(&self, around: Surroundings<'_>, expanded: &Expanded) -> Result<Vec<File>, Vec<Fault>> {
         let (Some(server), Some(peer)) =
             (expanded.get(&name("etcd-server")), expanded.get(&name("etcd-peer")))
         else {
@@ -132,11 +135,19 @@ impl Settings {
         if !self.render {
             return Ok(Vec::new());
         }
+        if let Some(bare) = [server, peer].into_iter().find(|pair| pair.trust.is_none()) {
+            // Without a trusted-ca-file etcd would ask clients for certificates and take those of any public CA.
+            let message = format!(
+                "certificate {} needs a trust file: files.ca must not be empty, or set render = false",
+                bare.name
+            );
+            return Err(vec![Fault::at(self.ca.span(), message)]);
+        }
         let member = self.member(around.facts)?;
         let mut rendered = self.yaml(&member, around, [server, peer]);
         let owned: Vec<String> = rendered.keys().filter(|key| *key != "logger").cloned().collect();
         let owned: Vec<&str> = owned.iter().map(String::as_str).collect();
-        pass_through(&mut rendered, self.settings.as_ref(), &owned)?;
+        pass_through(&mut rendered, "settings", self.settings.as_ref(), &owned)?;
         let needs = [server.name.clone(), peer.name.clone()];
         Ok(match self.format {
             Format::Yaml => vec![
@@ -147,6 +158,31 @@ impl Settings {
                 vec![open_file("etcd-config", ENV, Content::Env(self.env(&rendered)?), &needs, self.replace)]
             }
         })
+    }
+}
+
+impl Settings {
+    /// For etcdctl on this host, by root: a client and nothing else.
+    fn healthcheck(&self) -> certificate::Settings {
+        certificate::Settings {
+            ca: Some(self.ca.clone()),
+            role: self.healthcheck_role.clone(),
+            common_name: Some(own(super::literal("kube-etcd-healthcheck-client"))),
+            usages: Some(own([Usage::Client].into())),
+            directory: Some(own("/etc/etcd/pki".into())),
+            files: Some(own(Names {
+                cert: Some("healthcheck-client.crt".to_owned()),
+                key: Some("healthcheck-client.key".to_owned()),
+                ca: Some("ca.crt".into()),
+                ..Names::default()
+            })),
+            ..certificate::Settings::default()
+        }
+    }
+
+    /// The path that says whether this member has ever run.
+    fn probe(&self) -> PathBuf {
+        self.data_dir.join("member")
     }
 
     fn member(&self, facts: &Facts) -> Result<Member, Vec<Fault>> {
@@ -193,7 +229,6 @@ impl Settings {
     ) -> certificate::Settings {
         let mut dns: BTreeSet<String> = ["localhost".to_owned()].into();
         dns.extend([&facts.hostname.value, &facts.fqdn.value].map(|name| name.to_ascii_lowercase()));
-        dns.extend(self.extra_dns.iter().cloned());
         let mut ips: BTreeSet<IpAddr> = facts.addresses.iter().map(|address| address.ip).collect();
         ips.extend([IpAddr::from([127, 0, 0, 1]), "::1".parse().unwrap_or(IpAddr::from([127, 0, 0, 1]))]);
         ips.insert(member.listen);
@@ -205,7 +240,7 @@ impl Settings {
             ca: Some(self.ca.clone()),
             role: self.role.clone(),
             common_name: Some(own(super::literal(&member.name.to_ascii_lowercase()))),
-            dns: Some(literals(dns)),
+            dns: Some(names(dns, &self.extra_dns)),
             ips: Some(literals(ips.iter().map(IpAddr::to_string))),
             usages: Some(own([Usage::Server, Usage::Client].into())),
             directory: Some(own("/etc/etcd/pki".into())),
@@ -216,6 +251,7 @@ impl Settings {
                 ..Names::default()
             })),
             owner: Some("etcd".to_owned()),
+            replace: Some(self.replace),
             mode: Some(certificate::Modes { key: Some(Mode(0o600)), cert: Some(Mode(0o644)) }),
             ..certificate::Settings::default()
         }
@@ -298,6 +334,12 @@ impl Settings {
                 _ => lines.push((variable(prefix), plain(value))),
             }
         }
+        let mut seen = BTreeSet::new();
+        let twice = lines.iter().filter(|(name, _)| !seen.insert(name.clone()));
+        faults.extend(twice.map(|(name, _)| {
+            let span = self.settings.as_ref().map(At::span).unwrap_or_default();
+            Fault::at(span, format!("settings must not set {name}: nodecert sets it from the tables above"))
+        }));
         if faults.is_empty() { Ok(lines) } else { Err(faults) }
     }
 }
@@ -308,11 +350,6 @@ fn variable(flag: &str) -> String {
 
 fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
-}
-
-/// RFC 3986 section 3.2.2: an IPv6 address in a URL stands in brackets.
-fn bracketed(host: &str) -> String {
-    if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
 }
 
 /// Debian's unit starts etcd from its environment; this makes it read the YAML instead.

@@ -9,12 +9,15 @@ use std::net::IpAddr;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{Certificates, Expanded, literals, name, open_file, own, pass_through, path};
-use crate::certificate::{self, Certificate, Names, Owner};
-use crate::facts::Facts;
+use super::kubeconfig::{self, Kubeconfig};
+use super::{
+    Certificates, Component, Expanded, Surroundings, default_node_name, literals, name, names, node_name,
+    open_file, own, pass_through, path, yes,
+};
+use crate::certificate::{self, Certificate, Names};
 use crate::file::{Content, File};
-use crate::identity::{Usage, dns_name};
-use crate::setting::{At, Fault, Mode, Name, Scope, Template};
+use crate::identity::Usage;
+use crate::setting::{At, Fault, Name, Template};
 
 /// `[kubelet]`
 #[derive(Debug, Clone, Deserialize)]
@@ -30,12 +33,13 @@ pub struct Settings {
     pub node_name: At<Template>,
     #[serde(default)]
     pub cluster_dns: Vec<IpAddr>,
-    #[serde(default = "default_domain")]
+    #[serde(default = "super::default_domain")]
     pub cluster_domain: String,
+    pub version: Option<At<Version>>,
     #[serde(default = "yes")]
     pub render: bool,
     #[serde(default)]
-    pub extra_dns: Vec<String>,
+    pub extra_dns: Vec<Template>,
     #[serde(default)]
     pub extra_ips: Vec<IpAddr>,
     pub settings: Option<At<Map<String, Value>>>,
@@ -43,17 +47,30 @@ pub struct Settings {
     pub replace: bool,
 }
 
-fn yes() -> bool {
-    true
+/// `version`: of the kubelet, as `1.34`, `v1.34` or `1.34.2`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Version {
+    major: u16,
+    minor: u16,
 }
 
-fn default_domain() -> String {
-    "cluster.local".to_owned()
+impl TryFrom<String> for Version {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let mut parts = text.trim_start_matches('v').split('.').map(str::parse);
+        match (parts.next(), parts.next()) {
+            (Some(Ok(major)), Some(Ok(minor))) => Ok(Self { major, minor }),
+            _ => Err(format!("{text:?} is not a version of Kubernetes; write for example \"1.34\"")),
+        }
+    }
 }
 
-fn default_node_name() -> At<Template> {
-    own(super::literal("{{ nodename }}"))
-}
+/// From this version on the runtime's socket is a setting of the file; before, it was a flag.
+/// <https://github.com/kubernetes/kubernetes/pull/112136>
+const RUNTIME_IN_FILE: Version = Version { major: 1, minor: 27 };
+const RUNTIME: &str = "unix:///run/containerd/containerd.sock";
 
 const KUBECONFIG: &str = "/etc/kubernetes/kubelet.conf";
 const CONFIG: &str = "/var/lib/kubelet/config.yaml";
@@ -73,15 +90,15 @@ const OWNED: [&str; 10] = [
     "clusterDNS",
 ];
 
-impl Settings {
-    /// The CAs it names.
-    pub fn cas(&self) -> impl Iterator<Item = &At<Name>> {
-        [Some(&self.ca), self.serving_ca.as_ref()].into_iter().flatten()
+impl Component for Settings {
+    fn cas(&self) -> Vec<&At<Name>> {
+        [Some(&self.ca), self.serving_ca.as_ref()].into_iter().flatten().collect()
     }
 
     /// Client and serving certificate.
-    pub fn certificates(&self, facts: &Facts, scope: &Scope) -> Result<Certificates, Vec<Fault>> {
-        let node = self.node(scope)?;
+    fn certificates(&self, around: Surroundings<'_>) -> Result<Certificates, Vec<Fault>> {
+        let facts = around.facts;
+        let node = node_name(&self.node_name, around)?;
         let client = self.certificate(&node, "kubelet-client", Usage::Client);
         let serving_ca = self.serving_ca.as_ref().unwrap_or(&self.ca);
         let dns = [&facts.hostname.value, &facts.fqdn.value, &node].map(|name| name.to_ascii_lowercase());
@@ -89,7 +106,7 @@ impl Settings {
         let mut serving = certificate::Settings {
             ca: Some(serving_ca.clone()),
             role: self.serving_role.clone().or_else(|| self.role.clone()),
-            dns: Some(literals(dns.iter().chain(&self.extra_dns))),
+            dns: Some(names(dns, &self.extra_dns)),
             ips: Some(literals(ips.map(|ip| ip.to_string()))),
             ..self.certificate(&node, "kubelet", Usage::Server)
         };
@@ -101,7 +118,7 @@ impl Settings {
     }
 
     /// kubeconfig, KubeletConfiguration and extra arguments, unless `render = false`.
-    pub fn files(&self, scope: &Scope, expanded: &Expanded) -> Result<Vec<File>, Vec<Fault>> {
+    fn files(&self, around: Surroundings<'_>, expanded: &Expanded) -> Result<Vec<File>, Vec<Fault>> {
         let (Some(client), Some(serving)) =
             (expanded.get(&name("kubelet-client")), expanded.get(&name("kubelet-serving")))
         else {
@@ -110,13 +127,13 @@ impl Settings {
         if !self.render {
             return Ok(Vec::new());
         }
-        let node = self.node(scope)?;
+        let node = node_name(&self.node_name, around)?;
         let mut configuration = self.configuration(client, serving);
-        pass_through(&mut configuration, self.settings.as_ref(), &OWNED)?;
-        let arguments = vec![("KUBELET_EXTRA_ARGS".to_owned(), format!("--hostname-override={node}"))];
+        pass_through(&mut configuration, "settings", self.settings.as_ref(), &OWNED)?;
+        let arguments = vec![("KUBELET_EXTRA_ARGS".to_owned(), self.arguments(&node))];
         let (client, serving) = (&client.name, &serving.name);
-        Ok(vec![
-            self.kubeconfig(&node, expanded)?,
+        let kubeconfig = self.kubeconfig(&node, expanded)?;
+        let files = [
             open_file(
                 "kubelet-config",
                 CONFIG,
@@ -125,62 +142,51 @@ impl Settings {
                 self.replace,
             ),
             open_file("kubelet-arguments", ARGUMENTS, Content::Env(arguments), &[], self.replace),
-        ])
+        ];
+        Ok(kubeconfig.into_iter().chain(files).collect())
     }
+}
 
-    /// The node's name as the Node authorizer compares it: lower case, RFC 1123.
-    fn node(&self, scope: &Scope) -> Result<String, Vec<Fault>> {
-        let fault =
-            |why: String| vec![Fault::at(self.node_name.span(), format!("[kubelet] node_name: {why}"))];
-        let node = self.node_name.get_ref().render(scope).map_err(fault)?.to_ascii_lowercase();
-        dns_name(&node).map_err(fault)?;
-        Ok(node)
-    }
-
+impl Settings {
     fn certificate(&self, node: &str, file: &str, usage: Usage) -> certificate::Settings {
         certificate::Settings {
             ca: Some(self.ca.clone()),
             role: self.role.clone(),
-            common_name: Some(own(super::literal(&format!("system:node:{node}")))),
+            common_name: Some(own(Template::literal(&format!("system:node:{node}")))),
             organization: Some(literals(["system:nodes"])),
             usages: Some(own([usage].into())),
             directory: Some(own("/var/lib/kubelet/pki".into())),
             files: Some(own(file_names(file))),
+            replace: Some(self.replace),
             ..certificate::Settings::default()
         }
     }
 
-    /// Paths, not embedded data: client-go reads them again every five minutes, a changed kubeconfig never.
-    fn kubeconfig(&self, node: &str, expanded: &Expanded) -> Result<File, Vec<Fault>> {
-        let server = self.api_server.get_ref();
-        let host = server.strip_prefix("https://").unwrap_or("");
-        if host.is_empty() || host.contains(['/', '@', ' ']) {
-            let message = format!("api_server {server:?} is not a server's URL; write https://HOST:PORT");
-            return Err(vec![Fault::at(self.api_server.span(), message)]);
-        }
-        let client = name("kubelet-client");
-        let pair = expanded.get(&client);
-        let user = format!("system:node:{node}");
-        let value = json!({
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "default", "cluster": {
-                "certificate-authority": pair.and_then(|pair| pair.trust.as_deref()).map(path),
-                "server": server,
-            }}],
-            "users": [{"name": user, "user": {
-                "client-certificate": pair.map(|pair| path(&pair.place.path(&pair.place.cert))),
-                "client-key": pair.map(|pair| path(&pair.place.path(&pair.place.key))),
-            }}],
-            "contexts": [{"name": "default", "context": {"cluster": "default", "user": user}}],
-            "current-context": "default",
-        });
-        let content = Content::Yaml(value.as_object().cloned().unwrap_or_default());
-        Ok(File {
-            mode: Mode(0o600),
-            owner: Owner::default(),
-            ..open_file("kubelet-kubeconfig", KUBECONFIG, content, &[client], self.replace)
-        })
+    fn kubeconfig(&self, node: &str, expanded: &Expanded) -> Result<Option<File>, Vec<Fault>> {
+        kubeconfig::host("api_server", &self.api_server)?;
+        let kubeconfig = Kubeconfig {
+            file: "kubelet-kubeconfig",
+            path: KUBECONFIG,
+            server: self.api_server.get_ref(),
+            user: &format!("system:node:{node}"),
+            certificate: "kubelet-client",
+            replace: self.replace,
+        };
+        Ok(kubeconfig.render(expanded))
+    }
+
+    /// What is a flag only.
+    fn arguments(&self, node: &str) -> String {
+        let runtime = match self.is_before(RUNTIME_IN_FILE) {
+            true => format!(" --container-runtime=remote --container-runtime-endpoint={RUNTIME}"),
+            false => String::new(),
+        };
+        format!("--hostname-override={node}{runtime}")
+    }
+
+    /// Where no version is said, it is a current one.
+    fn is_before(&self, version: Version) -> bool {
+        self.version.as_ref().is_some_and(|own| *own.get_ref() < version)
     }
 
     fn configuration(&self, client: &Certificate, serving: &Certificate) -> Map<String, Value> {
@@ -202,11 +208,15 @@ impl Settings {
             "clusterDomain": self.cluster_domain,
             "clusterDNS": self.cluster_dns,
             "cgroupDriver": "systemd",
-            "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
+            "containerRuntimeEndpoint": RUNTIME,
             "staticPodPath": "/etc/kubernetes/manifests",
             "readOnlyPort": 0,
         });
-        value.as_object().cloned().unwrap_or_default()
+        let mut configuration = value.as_object().cloned().unwrap_or_default();
+        if self.is_before(RUNTIME_IN_FILE) {
+            configuration.shift_remove("containerRuntimeEndpoint");
+        }
+        configuration
     }
 }
 

@@ -32,11 +32,9 @@ pub fn present(root: &Root, paths: &[PathBuf]) -> Result<BTreeSet<PathBuf>, Disk
 
 fn parent(path: &Path) -> Result<(Root, PathBuf), DiskError> {
     let missing = || DiskError::Missing { path: path.to_owned() };
-    let absolute = std::path::absolute(path).map_err(|source| RootError::Io {
-        action: "find",
-        path: path.to_owned(),
-        source,
-    })?;
+    let failed = |source| RootError::Io { action: "find", path: path.to_owned(), source };
+    // As the caller sees it: links are followed wherever they lead.
+    let absolute = std::fs::canonicalize(path).or_else(|_| std::path::absolute(path)).map_err(failed)?;
     let name = absolute.file_name().ok_or_else(missing)?;
     let directory = absolute.parent().ok_or_else(missing)?;
     Ok((Root::open(directory)?, Path::new("/").join(name)))

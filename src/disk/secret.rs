@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use super::{DiskError, LIMIT};
-use crate::root::{Read, Root, RootError};
-use crate::setting::{Secret, SecretSource};
+use crate::root::{Read, Root};
+use crate::setting::{Secret, SecretSource, chain};
 
 /// Reads a secret. `run` runs a command and gives what it printed, or says why it cannot.
 pub fn secret(
@@ -29,7 +29,9 @@ pub fn secret(
 
 fn from_file(root: &Root, path: &Path) -> Result<Secret, String> {
     let read = root.read(path, LIMIT).map_err(|error| chain(&error))?;
-    let read = read.ok_or("it is not there")?;
+    let read = read.ok_or_else(|| {
+        format!("there is no file {}; put the secret there, mode 0600", root.shown(path).display())
+    })?;
     if read.meta.mode & 0o077 != 0 {
         return Err(format!(
             "its mode {:04o} lets others in; what they may have read is no secret: renew it, then chmod 600 {}",
@@ -56,14 +58,14 @@ fn from_credential(name: &str) -> Result<Secret, String> {
 }
 
 fn from_env(name: &str) -> Result<Secret, String> {
-    let value = std::env::var(name).map_err(|error| error.to_string())?;
+    // The error of a value that is no text holds the value.
+    let value = std::env::var(name).map_err(|error| match error {
+        std::env::VarError::NotPresent => "it is not set",
+        std::env::VarError::NotUnicode(_) => "it is not text (UTF-8)",
+    })?;
     Ok(Secret::new(&value))
 }
 
 fn text(read: &Read) -> Result<Secret, String> {
     std::str::from_utf8(&read.content).map(Secret::new).map_err(|_| "it is not text (UTF-8)".to_owned())
-}
-
-fn chain(error: &RootError) -> String {
-    std::error::Error::source(error).map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }

@@ -49,6 +49,13 @@ pub fn read_state(root: &Root, relative: &str) -> Result<Option<Zeroizing<String
     }
 }
 
+/// Reads a private key that others may have put there; `None` if it is not there.
+pub fn read_key(root: &Root, path: &Path) -> Result<Option<Zeroizing<String>>, DiskError> {
+    let read = root.read(path, LIMIT)?;
+    // What is no text is no key either, and is said to be none by whoever parses it.
+    Ok(read.map(|read| Zeroizing::new(String::from_utf8_lossy(&read.content).into_owned())))
+}
+
 /// Removes a file of state, if it is there, durably: a one-time secret does not come back.
 pub fn drop_state(root: &Root, relative: &str) -> Result<(), DiskError> {
     let path = state_path(relative);

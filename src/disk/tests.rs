@@ -134,10 +134,12 @@ fn certificate() -> Certificate {
     Certificate {
         name: Name::new("etcd-server").unwrap(),
         ca: Name::new("etcd").unwrap(),
+        trusts: vec![Name::new("etcd").unwrap()],
         role: None,
         identity: identity(),
         rotate_key: true,
         renew_at: 0.66,
+        splay: 0.0,
         place: Place {
             directory: "/etc/etcd/pki".into(),
             cert: "server.crt".into(),
@@ -679,7 +681,7 @@ fn secrets_come_from_where_no_one_else_can_read() {
     let none = |_: &[String]| Err("no command here".to_owned());
     let source = SecretSource::File("/var/lib/nodecert/secrets/etcd".into());
     let why = |error: DiskError| error.to_string();
-    assert!(why(secret(&site.root, &source, none).unwrap_err()).contains("not there"));
+    assert!(why(secret(&site.root, &source, none).unwrap_err()).contains("there is no file"));
     site.write("var/lib/nodecert/secrets/etcd", "s3cret\n");
     let said = why(secret(&site.root, &source, none).unwrap_err());
     assert!(said.contains("chmod 600") && !said.contains("s3cret"), "{said}");

@@ -25,6 +25,19 @@ impl Cidr {
     }
 }
 
+impl Cidr {
+    /// The first address after that of the network itself; none where there is only that one. Kubernetes
+    /// gives it to the service `kubernetes`.
+    #[must_use]
+    pub fn first_host(&self) -> Option<IpAddr> {
+        match self.network {
+            IpAddr::V4(network) if self.prefix < 32 => Some(IpAddr::V4((network.to_bits() + 1).into())),
+            IpAddr::V6(network) if self.prefix < 128 => Some(IpAddr::V6((network.to_bits() + 1).into())),
+            IpAddr::V4(_) | IpAddr::V6(_) => None,
+        }
+    }
+}
+
 impl FromStr for Cidr {
     type Err = FactsError;
 

@@ -634,6 +634,22 @@ fn text() -> impl Strategy<Value = String> {
     ]
 }
 
+#[test]
+fn the_first_host_of_a_network_is_the_one_after_its_own_address() {
+    for (network, first) in [
+        ("10.96.0.0/12", Some("10.96.0.1")),
+        ("10.0.255.248/29", Some("10.0.255.249")),
+        ("10.0.0.4/31", Some("10.0.0.5")),
+        ("10.0.0.4/32", None),
+        ("fd00:10:96::/108", Some("fd00:10:96::1")),
+        ("fd00::1/128", None),
+        ("0.0.0.0/0", Some("0.0.0.1")),
+    ] {
+        let network: Cidr = network.parse().unwrap();
+        assert_eq!(network.first_host(), first.map(|first| first.parse().unwrap()), "{network}");
+    }
+}
+
 proptest! {
     #[test]
     fn no_text_makes_gather_panic(

@@ -1,5 +1,6 @@
 //! Why nothing was done, or one thing was not: with the exit code it asks for.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::bundle::Rejected;
@@ -8,10 +9,11 @@ use crate::ca::local::LocalError;
 use crate::config::Faults;
 use crate::disk::DiskError;
 use crate::facts::FactsError;
+use crate::keepsake::Unkept;
 use crate::key::KeyError;
 use crate::render::RenderError;
-use crate::report::{Exit, Trouble, chain};
-use crate::setting::Name;
+use crate::report::{Exit, Trouble};
+use crate::setting::{Name, chain};
 use crate::trust::TrustError;
 
 /// Why a command did nothing at all.
@@ -24,7 +26,7 @@ pub enum Error {
     #[error("cannot tell what is true of this host")]
     Facts(#[source] FactsError),
     /// Files that every command needs cannot be read or written.
-    #[error("nothing was done")]
+    #[error("cannot go on")]
     Disk(#[source] DiskError),
     /// A name on the command line that is not in the configuration.
     #[error("there is no certificate or component {name}: there are {there}")]
@@ -43,6 +45,7 @@ impl Error {
             Self::Config(_) => Exit::Config,
             Self::Unknown { .. } => Exit::Usage,
             Self::Facts(error) if error.is_temporary() => Exit::Temporary,
+            Self::Facts(FactsError::Kernel { .. }) => Exit::Fault,
             Self::Facts(_) => Exit::Config,
             Self::Disk(error) => exit_of(error),
         }
@@ -60,8 +63,10 @@ pub(super) enum Failure {
     Rejected { ca: Name, why: Rejected, hint: String },
     #[error("cannot know the certificates of CA {ca}")]
     Anchors { ca: Name, source: Arc<TrustError> },
-    #[error("CA {ca} cannot be used yet: there is no file {path}; put the CA's certificates there")]
-    NoAnchors { ca: Name, path: String },
+    #[error("CA {ca} cannot be used yet: {key} names {}, and there is no such file; put the CA's certificates there", path.display())]
+    NoCaFile { ca: Name, key: &'static str, path: PathBuf },
+    #[error("CA {ca} cannot be used: {key} names {}, which is not right", path.display())]
+    CaFile { ca: Name, key: &'static str, path: PathBuf, source: Arc<TrustError> },
     #[error("the embedded CA {ca} cannot be used")]
     Local { ca: Name, source: Arc<LocalError> },
     #[error(transparent)]
@@ -70,6 +75,8 @@ pub(super) enum Failure {
     Key(#[source] Arc<KeyError>),
     #[error("cannot render it")]
     Render(#[source] Arc<RenderError>),
+    #[error(transparent)]
+    Keepsake(Unkept),
     #[error("waits for {0}")]
     Waits(String),
 }
@@ -82,12 +89,13 @@ impl Failure {
     pub(super) fn exit(&self) -> Exit {
         match self {
             Self::Ca(error) if error.is_temporary() => Exit::Temporary,
+            Self::Ca(error) if error.is_fault() => Exit::Fault,
             // A certificate that begins later than now speaks of a clock, here or there, that is wrong.
             Self::Rejected { why: Rejected::NotYetValid { .. }, .. } => Exit::Temporary,
             // The file may be on its way, as users and names are at early boot.
-            Self::NoAnchors { .. } | Self::Waits(_) => Exit::Temporary,
+            Self::NoCaFile { .. } | Self::Waits(_) | Self::Keepsake(Unkept::Absent { .. }) => Exit::Temporary,
             Self::Ca(_) | Self::Rejected { .. } | Self::Anchors { .. } => Exit::Refused,
-            Self::Render(_) => Exit::Config,
+            Self::CaFile { .. } | Self::Render(_) | Self::Keepsake(_) => Exit::Config,
             Self::Disk(error) => exit_of(error),
             Self::Key(_) | Self::Local { .. } => Exit::Fault,
         }
@@ -95,7 +103,11 @@ impl Failure {
 }
 
 fn exit_of(error: &DiskError) -> Exit {
-    if error.is_temporary() { Exit::Temporary } else { Exit::Fault }
+    match error {
+        error if error.is_temporary() => Exit::Temporary,
+        DiskError::Missing { .. } => Exit::Config,
+        _ => Exit::Fault,
+    }
 }
 
 impl From<DiskError> for Failure {

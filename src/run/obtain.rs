@@ -1,21 +1,26 @@
 //! One certificate: from a request to a bundle in force.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::{info, warn};
 
 use super::failure::Failure;
 use super::survey::Survey;
 use super::{Run, Trusts};
-use crate::bundle::{Bundle, Pair, Rejected, at};
+use crate::bundle::{Bundle, Pair, Rejected};
 use crate::ca::{self, Ca, Request};
 use crate::certificate::Certificate;
+use crate::clock::{at, human};
 use crate::disk;
 use crate::key::{Key, Pending};
 use crate::plan::{self, Reason, Verdict};
-use crate::report::chain;
 use crate::setting::Name;
+use crate::setting::chain;
 use crate::trust::Anchors;
+
+/// A lifetime that an hourly timer can fail to keep up with.
+const SHORT: Duration = Duration::from_secs(3 * 3_600);
 
 impl Run<'_> {
     /// From a request to a certificate in force. Until the commit, what is held stays as it is.
@@ -23,15 +28,16 @@ impl Run<'_> {
         &self,
         survey: &Survey,
         name: &Name,
+        anchors: &Anchors,
+        verdict: &Verdict,
         trusts: &Trusts,
     ) -> Result<(Bundle, String), Failure> {
         let certificate = &survey.node.certificates[name];
-        let (anchors, settings, ca) = self.signer(survey, certificate)?;
+        let (settings, ca) = self.signer(survey, certificate)?;
         if let Some(Err(failure)) = certificate.trust.as_ref().and_then(|path| trusts.get(path)) {
             return Err(failure.clone());
         }
-        let verdict = survey.verdicts.get(name);
-        disk::prove_writable(self.root(), certificate, verdict.and_then(Verdict::bundle).is_some())?;
+        disk::prove_writable(self.root(), certificate, verdict.bundle().is_some())?;
         let pending = self.pending(survey, certificate, settings, verdict)?;
         info!(certificate = %name, ca = %certificate.ca, "{name}: asking CA {}: {}", certificate.ca, reason_of(verdict));
         let request = Request {
@@ -49,6 +55,10 @@ impl Run<'_> {
             Err(why) => return Err(self.rejected(certificate, settings, why)),
         };
         disk::commit(self.root(), certificate, &bundle, now)?;
+        if bundle.leaf().lifetime() < SHORT {
+            let length = human(bundle.leaf().lifetime());
+            warn!(certificate = %name, "{name}: is valid for {length} only, and the timer runs every hour; ask for a longer ttl, or run it more often");
+        }
         disk::drop_pending(self.root(), name)?;
         info!(certificate = %name, ca = %certificate.ca, "{name}: installed, valid until {}", at(bundle.leaf().not_after));
         Ok((bundle, reason_of(verdict)))
@@ -58,13 +68,11 @@ impl Run<'_> {
         &'s self,
         survey: &'s Survey,
         certificate: &Certificate,
-    ) -> Result<(&'s Anchors, &'s ca::Settings, &'s Ca), Failure> {
+    ) -> Result<(&'s ca::Settings, &'s Ca), Failure> {
         let waits = || Failure::Waits(format!("CA {}", certificate.ca));
-        let anchors =
-            survey.anchors.get(&certificate.ca).ok_or_else(waits)?.as_ref().map_err(Clone::clone)?;
         let settings = survey.config.cas.get(&certificate.ca).ok_or_else(waits)?;
         let ca = self.cas.get(&certificate.ca).ok_or_else(waits)?.as_ref().map_err(Clone::clone)?;
-        Ok((anchors.as_ref().ok_or_else(waits)?, settings, ca))
+        Ok((settings, ca))
     }
 
     /// The request that is still open, if it asks for what is wanted now; else a new one, on disk before it
@@ -74,21 +82,20 @@ impl Run<'_> {
         survey: &Survey,
         certificate: &Certificate,
         settings: &ca::Settings,
-        verdict: Option<&Verdict>,
+        verdict: &Verdict,
     ) -> Result<Pending, Failure> {
         let (wanted, dialect) = (&certificate.identity, settings.dialect());
-        let open = if survey.cloned { None } else { disk::pending(self.root(), &certificate.name)? };
+        let cloned = survey.cloned.contains(&certificate.name);
+        let open = if cloned { None } else { disk::pending(self.root(), &certificate.name)? };
         // A power cut can bring a request back that was answered: its key is in use already.
-        let used =
-            |open: &Pending| verdict.and_then(Verdict::pair).is_some_and(|pair| pair.leaf().is_of(&open.key));
+        let used = |open: &Pending| verdict.pair().is_some_and(|pair| pair.leaf().is_of(&open.key));
         if let Some(open) =
             open.filter(|open| open.asks_for(wanted, dialect) && !(certificate.rotate_key && used(open)))
         {
             return Ok(open);
         }
-        let kept = verdict
-            .and_then(Verdict::pair)
-            .filter(|pair| !certificate.rotate_key && pair.leaf().has_key_kind(wanted.key));
+        let kept =
+            verdict.pair().filter(|pair| !certificate.rotate_key && pair.leaf().has_key_kind(wanted.key));
         let key = match kept {
             Some(pair) => pair.key().clone(),
             None => Arc::new(Key::generate(wanted.key)?),
@@ -108,6 +115,6 @@ impl Run<'_> {
     }
 }
 
-fn reason_of(verdict: Option<&Verdict>) -> String {
-    verdict.and_then(Verdict::reason).map(Reason::to_string).unwrap_or_default()
+fn reason_of(verdict: &Verdict) -> String {
+    verdict.reason().map(Reason::to_string).unwrap_or_default()
 }

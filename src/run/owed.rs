@@ -9,9 +9,11 @@ use tracing::{info, warn};
 
 use super::failure::Error;
 use super::survey::Survey;
-use super::{Run, TEXT};
-use crate::disk::{self, DiskError};
-use crate::hooks::{self, Deed, Event};
+use super::{Ask, Run, TEXT};
+use crate::deed::{Deed, Event};
+use crate::disk;
+use crate::hooks;
+use crate::node::Node;
 use crate::report::{Action, Exit, OwedLine, Trouble};
 use crate::root::Root;
 use crate::setting::Name;
@@ -36,15 +38,29 @@ enum Subject {
     File(PathBuf),
 }
 
-/// The debts that are written down.
-pub(super) fn read(root: &Root) -> Result<Vec<Debt>, Error> {
-    let text = disk::read_state(root, OWED).map_err(Error::Disk)?;
-    let debts = text.map(|text| serde_json::from_str(&text));
-    debts.unwrap_or_else(|| Ok(Vec::new())).or_else(|error| {
-        // It is ours and was written whole: another version wrote it, and its units were told by that.
-        warn!("the list of owed hooks cannot be read and is begun anew: {error}");
-        Ok(Vec::new())
-    })
+/// The debts that are written down. A list that cannot be read is no list: then all hooks are owed, for no
+/// one knows which were.
+pub(super) fn read(root: &Root, node: &Node) -> Result<Vec<Debt>, Error> {
+    let Some(text) = disk::read_state(root, OWED).map_err(Error::Disk)? else { return Ok(Vec::new()) };
+    Ok(serde_json::from_str(&text).unwrap_or_else(|error| {
+        warn!("the list of owed hooks cannot be read, so all are owed: {error}");
+        every(node)
+    }))
+}
+
+fn every(node: &Node) -> Vec<Debt> {
+    let unknown = Some("unknown".to_owned());
+    let of_certificates = node.certificates.values().flat_map(|certificate| {
+        let subject = Subject::Certificate(certificate.name.clone());
+        certificate.hooks.iter().map(move |hook| (&hook.deed, subject.clone()))
+    });
+    let of_files = node.files.iter().flat_map(|file| {
+        let subject = Subject::File(file.path.clone());
+        file.deeds.iter().map(move |deed| (deed, subject.clone()))
+    });
+    let debt =
+        |(deed, subject): (&Deed, Subject)| Debt { deed: deed.clone(), subject, before: unknown.clone() };
+    of_certificates.chain(of_files).map(debt).collect()
 }
 
 /// The deeds among debts, each once.
@@ -54,12 +70,12 @@ pub(super) fn deeds(debts: &[Debt]) -> BTreeSet<Deed> {
 
 impl Run<'_> {
     /// Writes down what will be owed once this run has changed what it is about to change.
-    pub(super) fn owe(&self, survey: &Survey, due: &BTreeSet<Name>) -> Result<Vec<Debt>, Error> {
-        let mut debts = read(self.root())?;
+    pub(super) fn owe(&self, survey: &Survey, asked: &BTreeSet<Name>, ask: &Ask) -> Result<Vec<Debt>, Error> {
+        let mut debts = read(self.root(), &survey.node)?;
         let known = debts.len();
-        // Below another root there is no one to tell.
-        if self.root().is_live() {
-            for debt in self.coming(survey, due).map_err(Error::Disk)? {
+        if self.world.tells {
+            let due = asked.iter().filter(|name| survey.is_to_get(name, ask.missing)).cloned().collect();
+            for debt in self.coming(survey, &due) {
                 let there =
                     debts.iter().any(|other| other.deed == debt.deed && other.subject == debt.subject);
                 if !there {
@@ -73,60 +89,55 @@ impl Run<'_> {
         Ok(debts)
     }
 
-    fn coming(&self, survey: &Survey, due: &BTreeSet<Name>) -> Result<Vec<Debt>, DiskError> {
+    fn coming(&self, survey: &Survey, due: &BTreeSet<Name>) -> Vec<Debt> {
         let mut debts = Vec::new();
         for certificate in survey.node.certificates.values() {
+            let trust =
+                survey.node.trusts.iter().find(|trust| Some(&trust.path) == certificate.trust.as_ref());
+            let trust = trust.filter(|trust| survey.trust_line(self.world, trust).action != Action::Keep);
             for hook in &certificate.hooks {
                 if hook.on.contains(&Event::Leaf) && due.contains(&certificate.name) {
-                    debts.push(self.debt(
-                        survey,
-                        &hook.deed,
-                        Subject::Certificate(certificate.name.clone()),
-                    )?);
+                    debts.push(self.debt(survey, &hook.deed, Subject::Certificate(certificate.name.clone())));
                 }
-                let trust =
-                    survey.node.trusts.iter().find(|trust| Some(&trust.path) == certificate.trust.as_ref());
-                let widens =
-                    trust.filter(|trust| survey.trust_line(self.world, trust).action != Action::Keep);
-                if let Some(trust) = widens.filter(|_| hook.on.contains(&Event::Ca)) {
-                    debts.push(self.debt(survey, &hook.deed, Subject::File(trust.path.clone()))?);
+                if let Some(trust) = trust.filter(|_| hook.on.contains(&Event::Ca)) {
+                    debts.push(self.debt(survey, &hook.deed, Subject::File(trust.path.clone())));
                 }
             }
         }
         let told = survey.node.files.iter().filter(|file| !file.deeds.is_empty());
         for file in told.filter(|file| survey.file_line(self.world, file).action != Action::Keep) {
-            for deed in &file.deeds {
-                debts.push(self.debt(survey, deed, Subject::File(file.path.clone()))?);
-            }
+            let debt = |deed| self.debt(survey, deed, Subject::File(file.path.clone()));
+            debts.extend(file.deeds.iter().map(debt));
         }
-        Ok(debts)
+        debts
     }
 
-    fn debt(&self, survey: &Survey, deed: &Deed, subject: Subject) -> Result<Debt, DiskError> {
-        let before = self.print_of(survey, &subject)?;
-        Ok(Debt { deed: deed.clone(), subject, before })
+    fn debt(&self, survey: &Survey, deed: &Deed, subject: Subject) -> Debt {
+        let before = self.print_of(survey, &subject);
+        Debt { deed: deed.clone(), subject, before }
     }
 
-    /// What stands there now.
-    fn print_of(&self, survey: &Survey, subject: &Subject) -> Result<Option<String>, DiskError> {
-        Ok(match subject {
+    /// What stands there now; nothing where it cannot be read, which is the trouble of another line.
+    fn print_of(&self, survey: &Survey, subject: &Subject) -> Option<String> {
+        match subject {
             Subject::Certificate(name) => survey
                 .verdicts
                 .get(name)
                 .and_then(|v| v.pair())
                 .map(|pair| pair.leaf().fingerprint.to_string()),
-            Subject::File(path) => disk::read_text(self.root(), path, TEXT)?
-                .map(|(text, _)| Pin::of(text.as_bytes()).to_string()),
-        })
+            Subject::File(path) => {
+                let text = disk::read_text(self.root(), path, TEXT).ok().flatten();
+                text.map(|(text, _)| Pin::of(text.as_bytes()).to_string())
+            }
+        }
     }
 
     /// Does what is owed, each deed once; what fails stays owed.
     pub(super) fn pay(&self, survey: &Survey, debts: Vec<Debt>) -> Result<Vec<OwedLine>, Error> {
-        if debts.is_empty() || !self.root().is_live() {
+        if debts.is_empty() || !self.world.tells {
             return Ok(Vec::new());
         }
-        let changed =
-            |debt: &Debt| self.print_of(survey, &debt.subject).map_or(true, |now| now != debt.before);
+        let changed = |debt: &Debt| self.print_of(survey, &debt.subject) != debt.before;
         let due: Vec<_> = debts.into_iter().filter(changed).collect();
         let mut lines = Vec::new();
         for deed in needed(&deeds(&due)) {

@@ -4,39 +4,26 @@ use std::collections::BTreeSet;
 
 use tracing::info;
 
-use super::failure::{Error, Failure};
-use super::survey::{MACHINE, Survey};
+use super::failure::Error;
+use super::survey::{CLONED, MACHINE, Survey};
 use super::{Ask, Done, Run, Trusts};
 use crate::certificate::Owner;
-use crate::disk;
+use crate::disk::{self, DiskError};
 use crate::file::File;
+use crate::node::TrustFile;
 use crate::plan::Verdict;
 use crate::report::{Action, CertificateLine, FileLine, OwedLine, Report};
 use crate::root::Owners;
 use crate::setting::Name;
 
 impl Run<'_> {
-    /// Trust files come before any leaf that needs a new anchor in them.
-    pub(super) fn trust_files(&self, survey: &Survey, asked: &BTreeSet<Name>) -> Trusts {
-        let wanted = survey.node.trusts.iter().filter(|trust| survey.concerns(&trust.path, asked));
-        let known = wanted.filter_map(|trust| Some((trust, survey.trusted(trust)?)));
-        known
-            .map(|(trust, anchors)| {
-                let widened = disk::widen(
-                    self.root(),
-                    &trust.path,
-                    &anchors,
-                    &Owner::default(),
-                    trust.replace,
-                    survey.now,
-                )
-                .map_err(Failure::from);
-                if let Ok(true) = widened {
-                    info!(path = %trust.path.display(), "{}: trust file written", trust.path.display());
-                }
-                (trust.path.clone(), widened)
-            })
-            .collect()
+    /// Every trust file that is asked for, now that all that could be learned is known.
+    pub(super) fn trust_files(&mut self, survey: &Survey, asked: &BTreeSet<Name>) {
+        for trust in survey.node.trusts.iter().filter(|trust| survey.concerns(&trust.path, asked)) {
+            let written = self.put_trust(survey, trust, None);
+            let before = matches!(self.trusts.get(&trust.path), Some(Ok(true)));
+            self.trusts.insert(trust.path.clone(), written.map(|written| written || before));
+        }
     }
 
     /// Modes, owners and links that drifted are set right without asking anyone.
@@ -90,26 +77,41 @@ impl Run<'_> {
     }
 
     fn notes(&self, survey: &Survey) -> Vec<String> {
-        let wanted =
-            survey.node.certificates.values().any(|certificate| certificate.place.owner.user.is_some());
+        let places = survey.node.certificates.values().map(|certificate| &certificate.place.owner);
+        let mut owners = places.chain(survey.node.files.iter().map(|file| &file.owner));
+        let wanted = owners.any(|owner| *owner != Owner::default());
         match self.root().owners() {
             Owners::LeftAlone(why) if wanted => vec![format!("owners were left alone: {why}")],
             _ => Vec::new(),
         }
     }
 
-    /// The state is this machine's from now on, once nothing of another machine is left in it.
-    pub(super) fn remember_machine(&self, survey: &Survey, ask: &Ask) -> Result<(), Error> {
+    /// The state is this machine's from now on; what was made on another is on a list until it is made anew.
+    pub(super) fn remember_machine(&self, survey: &Survey) -> Result<(), DiskError> {
         let Some(id) = &survey.facts.machine_id else { return Ok(()) };
-        let failed = self.done.values().any(|done| matches!(done, Done::Failed(_)));
-        let whole = ask.only.is_empty() && !failed;
-        let known = disk::read_state(self.root(), MACHINE).map_err(Error::Disk)?;
-        match known {
-            Some(known) if known.trim() == id.value => Ok(()),
-            Some(_) if !whole => Ok(()),
-            _ => disk::keep_state(self.root(), MACHINE, format!("{}\n", id.value).as_bytes())
-                .map_err(Error::Disk),
+        let known = disk::read_state(self.root(), MACHINE)?;
+        if known.is_some_and(|known| known.trim() == id.value) {
+            return Ok(());
         }
+        self.list_cloned(&survey.cloned)?;
+        disk::keep_state(self.root(), MACHINE, format!("{}\n", id.value).as_bytes())
+    }
+
+    /// Strikes from the list what this run has made anew.
+    pub(super) fn strike_cloned(&self, survey: &Survey) -> Result<(), DiskError> {
+        let made = |name: &&Name| matches!(self.done.get(*name), Some(Done::Obtained(_)));
+        if !survey.cloned.iter().any(|name| made(&name)) {
+            return Ok(());
+        }
+        self.list_cloned(&survey.cloned.iter().filter(|name| !made(name)).cloned().collect())
+    }
+
+    fn list_cloned(&self, names: &BTreeSet<Name>) -> Result<(), DiskError> {
+        if names.is_empty() {
+            return disk::drop_state(self.root(), CLONED);
+        }
+        let lines: Vec<_> = names.iter().map(Name::as_str).collect();
+        disk::keep_state(self.root(), CLONED, lines.join("\n").as_bytes())
     }
 
     /// What is there now, and what this run did about it.
@@ -117,7 +119,6 @@ impl Run<'_> {
         &self,
         survey: &Survey,
         ask: &Ask,
-        trusts: &Trusts,
         files: &[FileLine],
         owed: Vec<OwedLine>,
     ) -> Result<Report, Error> {
@@ -127,10 +128,11 @@ impl Run<'_> {
             if let Some(acted) = files.iter().find(|acted| acted.path == line.path) {
                 line.clone_from(acted);
             }
-            self.tell_trust(line, survey, trusts);
+            self.tell_trust(line, survey);
         }
         report.owed = owed;
         report.notes = self.notes(survey);
+        report.notes.extend(wide_trusts(survey, &self.trusts));
         Ok(report)
     }
 
@@ -151,9 +153,9 @@ impl Run<'_> {
         }
     }
 
-    fn tell_trust(&self, line: &mut FileLine, survey: &Survey, trusts: &Trusts) {
+    fn tell_trust(&self, line: &mut FileLine, survey: &Survey) {
         let Some(trust) = survey.node.trusts.iter().find(|trust| trust.path == line.path) else { return };
-        match trusts.get(&trust.path) {
+        match self.trusts.get(&trust.path) {
             Some(Ok(true)) => {
                 (line.action, line.changed) = (Action::Obtain, true);
                 "the CA's certificates".clone_into(&mut line.reason);
@@ -162,10 +164,30 @@ impl Run<'_> {
             Some(Err(failure)) => line.trouble = Some(failure.trouble()),
             None => line.action = Action::Blocked,
         }
-        if let Some(failure) = trust.cas.iter().find_map(|ca| self.stale.get(ca)) {
+        let stale = trust.cas.iter().find_map(|ca| self.stale.get(ca));
+        if let Some(failure) = stale.or_else(|| survey.unknown_anchors(trust)) {
             line.trouble = Some(failure.trouble());
         }
     }
+}
+
+/// A root that stands above the CA vouches for every other CA that it has signed: worth a word when a trust
+/// file begins to hold it, and not each night.
+fn wide_trusts(survey: &Survey, trusts: &Trusts) -> BTreeSet<String> {
+    let written = survey.node.trusts.iter().filter(|trust| matches!(trusts.get(&trust.path), Some(Ok(true))));
+    let wide = |trust: &TrustFile, name: &Name| {
+        let certificate = survey.node.certificates.get(name)?;
+        let issuer = survey.bundle(name)?.pair().chain().get(1)?;
+        let anchors = survey.anchors.get(&certificate.ca)?.as_ref().ok()?.as_ref()?;
+        let trusted = trust.cas.contains(&certificate.ca) && !anchors.certificates().contains(issuer);
+        trusted.then(|| {
+            format!(
+                "{} trusts what stands above CA {}, and with it any other CA below that; anchors.pins of the CA itself would not",
+                trust.path.display(), certificate.ca
+            )
+        })
+    };
+    written.flat_map(|trust| trust.certificates.iter().filter_map(move |name| wide(trust, name))).collect()
 }
 
 fn waiting_line(file: &File, waits: &str) -> FileLine {

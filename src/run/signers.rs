@@ -1,19 +1,18 @@
 //! The CAs of one run: opened with what lies on disk for them, and asked for their anchors.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tracing::{info, warn};
+use tracing::info;
 use zeroize::Zeroizing;
 
 use super::failure::Failure;
-use super::survey::{Survey, anchor_state};
+use super::survey::{Survey, anchor_state, authority_state};
 use super::{Ask, Run, TEXT};
 use crate::ca::{self, Ca, Material};
 use crate::disk;
 use crate::hooks;
-use crate::report::chain;
+use crate::setting::chain;
 use crate::setting::{Name, Secret, SecretSource};
 use crate::trust::{AnchorSource, Anchors, Pin, Tls};
 
@@ -27,34 +26,14 @@ fn print_of(ca: &ca::Settings) -> String {
 }
 
 impl Run<'_> {
-    /// Anchors that are not known yet, or were read long ago, come from the CA, over the connection that
-    /// `tls` vouches for; the embedded CA is made here, once. What is held is judged again with what was
-    /// learned. Where nothing can be learned, what is known stays in force.
-    pub(super) async fn learn_anchors(&mut self, survey: &mut Survey, ask: &Ask) {
-        let used: BTreeSet<_> =
-            survey.node.certificates.values().map(|certificate| certificate.ca.clone()).collect();
-        for ca in used {
-            let Some(Ok(known)) = survey.anchors.get(&ca).cloned() else { continue };
-            if known.is_some() && (ask.missing || !self.is_stale(survey, &ca)) {
-                continue;
-            }
-            self.open_ca(survey, &ca);
-            match (self.fetch_anchors(survey, &ca, known.as_ref()).await, known) {
-                (Ok(anchors), _) => {
-                    survey.anchors.insert(ca.clone(), Ok(Some(anchors)));
-                    survey.judge_again(self.world, &ca, ask.force);
-                }
-                (Err(failure), known) => {
-                    warn!(ca = %ca, "{}", chain(&failure));
-                    match known {
-                        Some(_) => drop(self.stale.insert(ca, failure)),
-                        None => drop(survey.anchors.insert(ca, Err(failure))),
-                    }
-                }
-            }
+    /// Whether a CA is to be asked for its anchors: where they are not known, and by the timer's run where
+    /// they were read long ago.
+    pub(super) fn is_to_learn(&self, survey: &Survey, ca: &Name, ask: &Ask) -> bool {
+        match survey.anchors.get(ca) {
+            Some(Ok(None)) => true,
+            Some(Ok(Some(_))) => !ask.missing && self.is_stale(survey, ca),
+            Some(Err(_)) | None => false,
         }
-        // One that is logged in to with a certificate of a later wave is opened again when that is there.
-        self.cas.retain(|ca, _| survey.config.cas.get(ca).is_none_or(|ca| ca.logs_in_with().is_empty()));
     }
 
     fn is_stale(&self, survey: &Survey, name: &Name) -> bool {
@@ -73,7 +52,7 @@ impl Run<'_> {
 
     /// What a CA publishes now, beside what is known: an anchor leaves by its own end or by the operator's
     /// edit alone, for other hosts' certificates may still hang on it.
-    async fn fetch_anchors(
+    pub(super) async fn fetch_anchors(
         &self,
         survey: &Survey,
         name: &Name,
@@ -84,32 +63,35 @@ impl Run<'_> {
             Some(Err(failure)) => return Err(failure.clone()),
             None => return Err(Failure::Waits(format!("CA {name}"))),
         };
-        let found = match survey.config.cas.get(name).and_then(ca::Settings::anchors) {
+        let source = survey.config.cas.get(name).and_then(ca::Settings::anchors);
+        let found = match source {
             Some(AnchorSource::Pins(pins)) => Anchors::pinned(&published, pins),
-            _ => Anchors::published(&published),
+            Some(_) => Anchors::published(&published),
+            // The embedded CA's own certificate lies with its key.
+            None => Anchors::new(published),
         };
         let found =
             found.map_err(|source| Failure::Anchors { ca: name.clone(), source: Arc::new(source) })?;
         let mut anchors = known.map(|known| known.unexpired(survey.now)).unwrap_or_default();
         let news = !anchors.contain(&found);
         anchors.join(&found);
-        let read = survey.now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        let source = survey.config.cas.get(name).map(print_of).unwrap_or_default();
-        let state = format!("{READ_AT}{read}{READ_FOR}{source}\n{}", anchors.pem());
-        disk::keep_state(self.root(), &anchor_state(name), state.as_bytes())?;
+        if source.is_some() {
+            self.keep_anchors(survey, name, &anchors)?;
+        }
         for (subject, pin, _) in anchors.describe().into_iter().filter(|_| news) {
             info!(ca = %name, "CA {name}: trusts {subject:?} {pin}");
         }
         Ok(anchors)
     }
 
-    pub(super) fn open_cas(&mut self, survey: &Survey, due: &[Name]) {
-        let cas: BTreeSet<_> =
-            due.iter().filter_map(|name| survey.node.certificates.get(name)).map(|c| c.ca.clone()).collect();
-        cas.iter().for_each(|ca| self.open_ca(survey, ca));
+    fn keep_anchors(&self, survey: &Survey, name: &Name, anchors: &Anchors) -> Result<(), Failure> {
+        let read = survey.now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let source = survey.config.cas.get(name).map(print_of).unwrap_or_default();
+        let state = format!("{READ_AT}{read}{READ_FOR}{source}\n{}", anchors.pem());
+        Ok(disk::keep_state(self.root(), &anchor_state(name), state.as_bytes())?)
     }
 
-    fn open_ca(&mut self, survey: &Survey, name: &Name) {
+    pub(super) fn open_ca(&mut self, survey: &Survey, name: &Name) {
         if self.cas.contains_key(name) {
             return;
         }
@@ -124,12 +106,15 @@ impl Run<'_> {
     fn material(&self, survey: &Survey, name: &Name, settings: &ca::Settings) -> Result<Material, Failure> {
         let root = self.world.root.clone();
         let state = format!("unwrapped/{name}");
-        let token = settings.wrapped().map(|source| self.secret(source));
-        let token = token.and_then(Result::ok).map(|token| Pin::of(token.expose().as_bytes()).to_string());
+        let sources = settings.secrets();
+        let secrets: Vec<_> = sources.iter().map(|source| self.secret(source)).collect();
+        let wrapped = sources.iter().position(|source| Some(*source) == settings.wrapped());
+        let token = wrapped.and_then(|at| secrets.get(at)?.as_ref().ok());
+        let token = token.map(|token| Pin::of(token.expose().as_bytes()).to_string());
         let stored = disk::read_state(self.root(), &state)?;
         Ok(Material {
             tls: self.server_anchors(name, settings)?,
-            secrets: settings.secrets().into_iter().map(|source| self.secret(source)).collect(),
+            secrets,
             stored: stored.and_then(|text| unwrapped_from(&text, token.as_deref())),
             bundles: survey
                 .verdicts
@@ -148,10 +133,13 @@ impl Run<'_> {
     fn server_anchors(&self, name: &Name, settings: &ca::Settings) -> Result<Option<Anchors>, Failure> {
         let Some(Tls::File(path)) = settings.tls() else { return Ok(None) };
         match disk::read_text(self.root(), path, TEXT)? {
-            Some((text, _)) => Anchors::parse(text.as_bytes())
-                .map(Some)
-                .map_err(|source| Failure::Anchors { ca: name.clone(), source: Arc::new(source) }),
-            None => Err(Failure::NoAnchors { ca: name.clone(), path: path.display().to_string() }),
+            Some((text, _)) => Anchors::parse(text.as_bytes()).map(Some).map_err(|source| Failure::CaFile {
+                ca: name.clone(),
+                key: "tls.file",
+                path: path.clone(),
+                source: Arc::new(source),
+            }),
+            None => Err(Failure::NoCaFile { ca: name.clone(), key: "tls.file", path: path.clone() }),
         }
     }
 
@@ -167,9 +155,13 @@ impl Run<'_> {
     ) -> Result<Option<ca::local::Authority>, Failure> {
         let ca::Kind::Local(settings) = &settings.kind else { return Ok(None) };
         let local = |source| Failure::Local { ca: name.clone(), source: Arc::new(source) };
-        let state = format!("ca/{name}/authority.pem");
+        let state = authority_state(name);
         if let Some(pem) = disk::read_state(self.root(), &state)? {
-            return Ok(Some(ca::local::Authority::parse(&pem, &pem).map_err(local)?));
+            let authority = ca::local::Authority::parse(&pem, &pem).map_err(local)?;
+            // One that has ended, as under a clock in 1970, can sign nothing any more.
+            if authority.lives(self.world.clock.now()) {
+                return Ok(Some(authority));
+            }
         }
         let made = ca::local::Authority::make(name, settings, self.world.clock.now()).map_err(local)?;
         let text = Zeroizing::new([made.key().pem(), &made.pem()].concat());

@@ -17,9 +17,9 @@ use crate::file::{Content, File};
 use crate::node::{self, Node, TrustFile};
 use crate::plan::{self, Verdict};
 use crate::render;
-use crate::report::{Action, CertificateLine, FileLine, Trouble, chain};
+use crate::report::{Action, CertificateLine, FileLine, Trouble};
 use crate::root::Root;
-use crate::setting::Name;
+use crate::setting::{Name, chain};
 use crate::trust::{AnchorSource, Anchors};
 
 /// What is wanted and what is there: the ground of every command. Nothing was changed, no one was asked.
@@ -33,9 +33,12 @@ pub struct Survey {
     pub(super) anchors: BTreeMap<Name, Result<Option<Anchors>, Failure>>,
     pub(super) verdicts: BTreeMap<Name, Verdict>,
     pub(super) drifts: BTreeMap<Name, Vec<String>>,
+    /// The certificates of which a file is gone from its place.
+    gone: BTreeSet<Name>,
     /// The certificates whose files cannot be read, or lie where someone else's do.
     pub(super) unreadable: BTreeMap<Name, Failure>,
-    pub(super) cloned: bool,
+    /// The certificates that were made on another machine.
+    pub(super) cloned: BTreeSet<Name>,
     pub(super) now: SystemTime,
 }
 
@@ -45,9 +48,11 @@ pub fn survey(world: &World, force: bool) -> Result<Survey, Error> {
     let facts = gather(world, &config)?;
     let present = disk::present(&world.root, &node::probes(&config)).map_err(Error::Disk)?;
     let node = node::expand(&config, &facts, &present).map_err(Error::Config)?;
-    let cloned = is_cloned(&world.root, &facts).map_err(Error::Disk)?;
-    let anchors =
-        config.cas.iter().map(|(name, ca)| (name.clone(), known_anchors(&world.root, name, ca))).collect();
+    let cloned = cloned(&world.root, &facts, &node);
+    let now = world.clock.now();
+    let known =
+        |(name, ca): (&Name, &ca::Settings)| (name.clone(), known_anchors(&world.root, name, ca, now));
+    let anchors = config.cas.iter().map(known).collect();
     let mut survey = Survey {
         facts,
         node,
@@ -56,21 +61,12 @@ pub fn survey(world: &World, force: bool) -> Result<Survey, Error> {
         verdicts: BTreeMap::new(),
         drifts: BTreeMap::new(),
         unreadable: BTreeMap::new(),
+        gone: BTreeSet::new(),
         cloned,
-        now: world.clock.now(),
+        now,
     };
-    for certificate in survey.node.certificates.values() {
-        let name = certificate.name.clone();
-        match survey.verdict(world, certificate, force) {
-            Ok(verdict) => drop(survey.verdicts.insert(name.clone(), verdict)),
-            Err(error) => drop(survey.unreadable.insert(name.clone(), error.into())),
-        }
-        let Some(bundle) = survey.verdicts.get(&name).and_then(Verdict::bundle) else { continue };
-        match disk::drift(&world.root, certificate, bundle, survey.now) {
-            Ok(drift) => drop(survey.drifts.insert(name, drift)),
-            Err(error) => drop(survey.unreadable.insert(name, error.into())),
-        }
-    }
+    let names: Vec<_> = survey.node.certificates.keys().cloned().collect();
+    names.iter().for_each(|name| survey.look(world, name, force));
     Ok(survey)
 }
 
@@ -125,13 +121,28 @@ pub fn detect(world: &World) -> Result<Facts, Error> {
     }
 }
 
+/// The machine that the state was made on.
 pub(super) const MACHINE: &str = "machine-id";
+/// The certificates that are still another machine's, a line each.
+pub(super) const CLONED: &str = "cloned";
 
 /// State that was made on another machine came here by copying a disk: its keys are someone else's too.
-fn is_cloned(root: &Root, facts: &Facts) -> Result<bool, DiskError> {
-    let Some(here) = &facts.machine_id else { return Ok(false) };
-    let made = disk::read_state(root, MACHINE)?;
-    Ok(made.is_some_and(|made| made.trim() != here.value))
+fn cloned(root: &Root, facts: &Facts, node: &Node) -> BTreeSet<Name> {
+    // What cannot be read here is the trouble of each certificate below.
+    let read = |state| disk::read_state(root, state).ok().flatten();
+    let names = node.certificates.keys();
+    match (&facts.machine_id, read(MACHINE)) {
+        (Some(here), Some(made)) if made.trim() != here.value => names.cloned().collect(),
+        (Some(_), Some(_)) => {
+            let listed = read(CLONED).unwrap_or_default();
+            names.filter(|name| listed.lines().any(|line| line == name.as_str())).cloned().collect()
+        }
+        _ => BTreeSet::new(),
+    }
+}
+
+pub(super) fn authority_state(ca: &Name) -> String {
+    format!("ca/{ca}/authority.pem")
 }
 
 pub(super) fn anchor_state(ca: &Name) -> String {
@@ -139,43 +150,88 @@ pub(super) fn anchor_state(ca: &Name) -> String {
 }
 
 /// What is known of a CA's anchors without asking it.
-fn known_anchors(root: &Root, name: &Name, ca: &ca::Settings) -> Result<Option<Anchors>, Failure> {
-    let parse = |text: &str| Anchors::parse(text.as_bytes());
-    let failed = |source| Failure::Anchors { ca: name.clone(), source: Arc::new(source) };
+fn known_anchors(
+    root: &Root,
+    name: &Name,
+    ca: &ca::Settings,
+    now: SystemTime,
+) -> Result<Option<Anchors>, Failure> {
+    // What is damaged in the state is asked for again.
+    let kept = |state: &str| {
+        Ok::<_, Failure>(disk::read_state(root, state)?.and_then(|text| Anchors::parse(text.as_bytes()).ok()))
+    };
     match ca.anchors() {
-        Some(AnchorSource::File(path)) => match disk::read_text(root, path, TEXT)? {
-            Some((text, _)) => parse(&text).map(Some).map_err(failed),
-            None => Err(Failure::NoAnchors { ca: name.clone(), path: path.display().to_string() }),
-        },
+        Some(AnchorSource::File(path)) => anchors_of_file(root, name, path).map(Some),
         Some(AnchorSource::Pins(pins)) => {
-            let known = disk::read_state(root, &anchor_state(name))?.and_then(|text| parse(&text).ok());
+            let known = kept(&anchor_state(name))?;
             Ok(known.and_then(|known| Anchors::pinned(known.certificates(), pins).ok()))
         }
-        // What is damaged here is asked for again.
-        Some(AnchorSource::Published) | None => {
-            Ok(disk::read_state(root, &anchor_state(name))?.and_then(|text| parse(&text).ok()))
-        }
+        Some(AnchorSource::Published) => kept(&anchor_state(name)),
+        None => Ok(kept(&authority_state(name))?.filter(|own| own.unexpired(now) == *own)),
+    }
+}
+
+fn anchors_of_file(root: &Root, name: &Name, path: &Path) -> Result<Anchors, Failure> {
+    let (ca, key, path) = (name.clone(), "anchors.file", path.to_owned());
+    match disk::read_text(root, &path, TEXT)? {
+        Some((text, _)) => Anchors::parse(text.as_bytes()).map_err(|source| Failure::CaFile {
+            ca,
+            key,
+            path,
+            source: Arc::new(source),
+        }),
+        None => Err(Failure::NoCaFile { ca, key, path }),
     }
 }
 
 impl Survey {
+    /// Reads and judges what is held of one certificate, and what drifted around it.
+    fn look(&mut self, world: &World, name: &Name, force: bool) {
+        let Some(certificate) = self.node.certificates.get(name) else { return };
+        let verdict = self.verdict(world, certificate, self.known_anchors(&certificate.ca), force);
+        let bundle = verdict.as_ref().ok().and_then(Verdict::bundle);
+        let drift = bundle.map(|bundle| disk::drift(&world.root, certificate, bundle, self.now));
+        match verdict {
+            Ok(verdict) => drop(self.verdicts.insert(name.clone(), verdict)),
+            Err(error) => drop(self.unreadable.insert(name.clone(), error.into())),
+        }
+        match drift {
+            Some(Ok(drift)) => {
+                let paths: Vec<_> = certificate.place.paths().into_iter().map(|(_, path)| path).collect();
+                let is_gone =
+                    || disk::present(&world.root, &paths).is_ok_and(|there| there.len() < paths.len());
+                if !drift.is_empty() && is_gone() {
+                    self.gone.insert(name.clone());
+                }
+                self.drifts.insert(name.clone(), drift);
+            }
+            Some(Err(error)) => drop(self.unreadable.insert(name.clone(), error.into())),
+            None => {}
+        }
+    }
+
+    /// Looks at all certificates of a CA, now that its anchors are known.
+    pub(super) fn look_again(&mut self, world: &World, ca: &Name, force: bool) {
+        let of_ca = self.node.certificates.values().filter(|certificate| certificate.ca == *ca);
+        let names: Vec<_> = of_ca.map(|certificate| certificate.name.clone()).collect();
+        names.iter().for_each(|name| self.look(world, name, force));
+    }
+
     pub(super) fn verdict(
         &self,
         world: &World,
         certificate: &Certificate,
+        anchors: Option<&Anchors>,
         force: bool,
     ) -> Result<Verdict, DiskError> {
         let held = disk::held(&world.root, certificate)?;
-        let anchors = self.anchors.get(&certificate.ca).and_then(|known| known.as_ref().ok()?.as_ref());
-        Ok(plan::decide(certificate, held, anchors, self.cloned, force, self.now))
+        let cloned = self.cloned.contains(&certificate.name);
+        Ok(plan::decide(certificate, held, anchors, cloned, force, self.now))
     }
 
-    /// Judges what is held of a CA, now that its anchors are known.
-    pub(super) fn judge_again(&mut self, world: &World, ca: &Name, force: bool) {
-        let of_ca = self.node.certificates.values().filter(|certificate| certificate.ca == *ca);
-        let judged = of_ca.filter_map(|c| Some((c.name.clone(), self.verdict(world, c, force).ok()?)));
-        let judged: Vec<_> = judged.collect();
-        self.verdicts.extend(judged);
+    /// A CA's anchors, where they are known.
+    pub(super) fn known_anchors(&self, ca: &Name) -> Option<&Anchors> {
+        self.anchors.get(ca)?.as_ref().ok()?.as_ref()
     }
 
     /// The certificates that names stand for; all if there is none.
@@ -196,16 +252,12 @@ impl Survey {
 
     fn unknown(&self, name: &Name) -> Error {
         let certificates = self.node.certificates.keys().map(Name::as_str);
-        let there: Vec<_> = certificates.chain(self.node.components.keys().copied()).collect();
+        let there: Vec<_> = certificates.chain(self.node.components.keys().map(String::as_str)).collect();
         Error::Unknown { name: name.clone(), there: there.join(", ") }
     }
 
     pub(super) fn is_to_get(&self, name: &Name, missing: bool) -> bool {
-        match self.verdicts.get(name) {
-            Some(Verdict::Obtain(..)) => true,
-            Some(Verdict::Renew(..)) => !missing,
-            Some(Verdict::Keep(_)) | None => false,
-        }
+        self.verdicts.get(name).is_some_and(|verdict| verdict.is_to_get(missing))
     }
 
     pub(super) fn bundle(&self, name: &Name) -> Option<&Bundle> {
@@ -216,6 +268,9 @@ impl Survey {
     pub(super) fn concerns(&self, path: &Path, asked: &BTreeSet<Name>) -> bool {
         let trusts = self.node.trusts.iter().map(|trust| (&trust.path, &trust.certificates));
         let files = self.node.files.iter().map(|file| (&file.path, &file.needs));
+        if self.node.keepsakes.iter().any(|keepsake| path == keepsake.path || path == keepsake.public) {
+            return true;
+        }
         let with = trusts.chain(files).filter(|(there, _)| *there == path).map(|(_, names)| names);
         with.into_iter().any(|names| names.is_empty() || names.iter().any(|name| asked.contains(name)))
     }
@@ -234,6 +289,7 @@ impl Survey {
             name: certificate.name.clone(),
             ca: certificate.ca.clone(),
             state: verdict.map_or("unreadable", Verdict::state),
+            usable: verdict.is_some_and(Verdict::is_usable) && !self.gone.contains(&certificate.name),
             action: if trouble.is_some() { Action::Blocked } else { action },
             reason,
             changed: false,
@@ -260,9 +316,14 @@ impl Survey {
     pub(super) fn trusted(&self, trust: &TrustFile) -> Option<Anchors> {
         let mut anchors = Anchors::default();
         for ca in &trust.cas {
-            anchors.join(self.anchors.get(ca)?.as_ref().ok()?.as_ref()?);
+            anchors.join(self.known_anchors(ca)?);
         }
         Some(anchors)
+    }
+
+    /// Why the anchors that a trust file is to hold are not all known.
+    pub(super) fn unknown_anchors(&self, trust: &TrustFile) -> Option<&Failure> {
+        trust.cas.iter().find_map(|ca| self.anchors.get(ca)?.as_ref().err())
     }
 
     pub(super) fn trust_line(&self, world: &World, trust: &TrustFile) -> FileLine {
@@ -311,7 +372,7 @@ impl Survey {
     }
 }
 
-fn file_line(name: String, path: &Path, difference: Result<Option<String>, Failure>) -> FileLine {
+pub(super) fn file_line(name: String, path: &Path, difference: Result<Option<String>, Failure>) -> FileLine {
     let (action, reason, trouble) = match difference {
         Ok(None) => (Action::Keep, AS_CONFIGURED.to_owned(), None),
         Ok(Some(why)) if why == disk::ABSENT => (Action::Obtain, why, None),

@@ -88,19 +88,16 @@ impl Etcd<'_> {
     /// namespace that brings in the live host's programs. Each step execs the next, so that the PID is
     /// the server's own and the mounts end with it.
     fn inside(&self, wrapper: &str) -> Command {
-        let mut command = self.netns.command("unshare");
-        let (root, programs) = (self.host.root(), &self.release.programs);
-        command.args([
-            "--mount",
-            "--propagation",
-            "private",
-            "sh",
-            "-euc",
-            &enter(root, programs, wrapper),
-            "inside",
-        ]);
-        command
+        inside(self.host, self.netns, &self.release.programs, "opt/etcd", wrapper)
     }
+}
+
+/// The same for any programs, which the host finds at `place`.
+pub(super) fn inside(host: &Host, netns: &Netns, programs: &Path, place: &str, wrapper: &str) -> Command {
+    let mut command = netns.command("unshare");
+    let script = enter(host.root(), programs, place, wrapper);
+    command.args(["--mount", "--propagation", "private", "sh", "-euc", &script, "inside"]);
+    command
 }
 
 impl Member {
@@ -115,7 +112,7 @@ impl Member {
 
 /// What the live host's programs are mounted on. Debian merges /bin and /lib into /usr: links suffice there.
 fn mount_points(root: &Path) {
-    for directory in ["usr", "dev", "proc", "tmp", "opt/etcd"] {
+    for directory in ["usr", "dev", "proc", "tmp", "opt/etcd", "opt/kubernetes"] {
         std::fs::create_dir_all(root.join(directory)).unwrap();
     }
     for link in ["bin", "sbin", "lib", "lib64"] {
@@ -124,11 +121,11 @@ fn mount_points(root: &Path) {
 }
 
 /// The shell text behind `inside`.
-fn enter(root: &Path, programs: &Path, wrapper: &str) -> String {
+fn enter(root: &Path, programs: &Path, place: &str, wrapper: &str) -> String {
     let (root, programs) = (root.display(), programs.display());
     format!(
         r#"for tree in usr dev proc; do mount --rbind "/$tree" "{root}/$tree"; done
-mount --bind "{programs}" "{root}/opt/etcd"
+mount --bind "{programs}" "{root}/{place}"
 exec chroot "{root}" {wrapper} "$@""#
     )
 }

@@ -10,6 +10,7 @@
 
 mod etcd;
 mod host;
+mod kubernetes;
 mod lan;
 mod openbao;
 mod process;
@@ -17,6 +18,7 @@ mod x509;
 
 pub(crate) use etcd::{Etcd, EtcdRelease, Member};
 pub(crate) use host::{Host, Outcome};
+pub(crate) use kubernetes::Kubernetes;
 pub(crate) use lan::{Lan, Netns};
 pub(crate) use openbao::{Login, Openbao, Pki};
 pub(crate) use process::{Daemon, Ended, ended, must};

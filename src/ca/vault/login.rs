@@ -49,7 +49,7 @@ impl Vault {
             let is_last = reasons.len() + 1 == self.settings.auth.len();
             match self.step(rung, secret, is_last).await {
                 Ok(token) => {
-                    tracing::info!(ca = %self.ca, way = %rung, "CA {}: logged in with {rung}", self.ca);
+                    tracing::info!(ca = %self.ca, way = %rung, "CA {}: going in with {rung}", self.ca);
                     return Ok(token);
                 }
                 Err(Missed::Absent(why)) => reasons.push(format!("{rung}: {why}")),

@@ -126,7 +126,7 @@ impl Settings {
         match (self.endpoint, role.or(self.role.as_deref())) {
             (_, Some(role)) if !is_segment(role) => Err(format!("has the faulty role {role:?}; {PLAIN}")),
             (Endpoint::Sign, None) => {
-                Err("has no role, and neither has its CA; write role = \"…\" at one of them".to_owned())
+                Err("it has no role, and neither has its CA; write role = \"…\" at one of them".to_owned())
             }
             (Endpoint::SignVerbatim, _) if count > MAX_ORGANIZATIONS => Err(format!(
                 "asks for {count} organizations; a request carries {MAX_ORGANIZATIONS}, so use endpoint = \"sign\" with a role that sets `organization`"

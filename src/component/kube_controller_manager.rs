@@ -1,0 +1,104 @@
+//! `[kube-controller-manager]`: its identity, kubeconfig and flags.
+//!
+//! It gets no signing key: certificates of this cluster come from the CAs of the configuration.
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::kubeconfig::Kubeconfig;
+use super::static_pod::{Format, StaticPod};
+use super::{
+    Certificates, Component, Expanded, Surroundings, flags, kubernetes, local_server, name, path, yes,
+};
+use crate::file::File;
+use crate::identity::Usage;
+use crate::setting::{At, Fault, Name};
+
+/// `[kube-controller-manager]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "packaging/config.toml is their reference")]
+pub struct Settings {
+    pub ca: At<Name>,
+    pub server: Option<At<String>>,
+    pub service_cidr: Option<String>,
+    pub cluster_cidr: Option<String>,
+    #[serde(default)]
+    pub format: Format,
+    pub image: Option<At<String>>,
+    #[serde(default = "yes")]
+    pub render: bool,
+    pub args: Option<At<Map<String, Value>>>,
+    #[serde(default)]
+    pub replace: bool,
+}
+
+const NAME: &str = "kube-controller-manager";
+const USER: &str = "system:kube-controller-manager";
+const KUBECONFIG: &str = "/etc/kubernetes/controller-manager.conf";
+
+/// Flags that the user's `args` may set otherwise.
+const OPEN: [&str; 4] = ["bind-address", "leader-elect", "controllers", "use-service-account-credentials"];
+
+impl Component for Settings {
+    fn cas(&self) -> Vec<&At<Name>> {
+        vec![&self.ca]
+    }
+
+    fn certificates(&self, _: Surroundings<'_>) -> Result<Certificates, Vec<Fault>> {
+        Ok(vec![(name(NAME), kubernetes(&self.ca, USER, Usage::Client, "controller-manager", "ca.crt"))])
+    }
+
+    /// kubeconfig and command line, unless `render = false`.
+    fn files(&self, around: Surroundings<'_>, expanded: &Expanded) -> Result<Vec<File>, Vec<Fault>> {
+        let Some(certificate) = expanded.get(&name(NAME)).filter(|_| self.render) else {
+            return Ok(Vec::new());
+        };
+        let server = local_server(around, self.server.as_ref(), self.ca.span())?;
+        let kubeconfig = Kubeconfig {
+            file: "kube-controller-manager-kubeconfig",
+            path: KUBECONFIG,
+            server: &server,
+            user: USER,
+            certificate: NAME,
+            replace: self.replace,
+        };
+        let trust = certificate.trust.as_deref().map(path);
+        let flags = json!({
+            "kubeconfig": KUBECONFIG,
+            "authentication-kubeconfig": KUBECONFIG,
+            "authorization-kubeconfig": KUBECONFIG,
+            "client-ca-file": trust,
+            "root-ca-file": trust,
+            "service-account-private-key-file": super::SERVICE_ACCOUNT_KEY,
+            "use-service-account-credentials": true,
+            "controllers": "*,bootstrapsigner,tokencleaner",
+            "service-cluster-ip-range": self.service_cidr,
+            "allocate-node-cidrs": self.cluster_cidr.as_ref().map(|_| true),
+            "cluster-cidr": self.cluster_cidr,
+            "bind-address": "127.0.0.1",
+            "leader-elect": true,
+        });
+        let flags = flags::with_args(flags::set(&flags), self.args.as_ref(), &OPEN)?;
+        let names = [
+            "kube-controller-manager-arguments",
+            "/etc/kubernetes/controller-manager",
+            "KUBE_CONTROLLER_MANAGER_ARGS",
+        ];
+        let needs = [certificate.name.clone()];
+        let arguments = match self.format {
+            Format::Env => flags::file(names, &flags, self.args.as_ref(), &needs, self.replace)?,
+            Format::StaticPod => StaticPod {
+                name: NAME,
+                image: self.image.as_ref(),
+                table: self.ca.span(),
+                flags: &flags,
+                probe: ("127.0.0.1", 10257, "/healthz"),
+                needs: &needs,
+                replace: self.replace,
+            }
+            .render()?,
+        };
+        Ok(kubeconfig.render(expanded).into_iter().chain([arguments]).collect())
+    }
+}

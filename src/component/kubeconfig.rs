@@ -1,0 +1,70 @@
+//! kubeconfigs: whom a client of kube-apiserver talks to, and as whom.
+//!
+//! They name paths and embed nothing: client-go reads a pair again every five minutes, a changed
+//! kubeconfig never.
+
+use serde_json::json;
+
+use super::{Expanded, name, open_file, path};
+use crate::certificate::Owner;
+use crate::file::{Content, File};
+use crate::setting::{At, Fault, Mode};
+
+/// One kubeconfig that is wanted.
+pub(super) struct Kubeconfig<'a> {
+    /// What reports call the file.
+    pub(super) file: &'a str,
+    /// Where it lies.
+    pub(super) path: &'a str,
+    /// kube-apiserver's URL.
+    pub(super) server: &'a str,
+    /// As whom it is talked to: a name within the file.
+    pub(super) user: &'a str,
+    /// The certificate that proves it.
+    pub(super) certificate: &'a str,
+    /// Whether a file that someone else wrote may be replaced.
+    pub(super) replace: bool,
+}
+
+impl Kubeconfig<'_> {
+    /// The file; `None` where its certificate is not known.
+    pub(super) fn render(&self, expanded: &Expanded) -> Option<File> {
+        let certificate = expanded.get(&name(self.certificate))?;
+        let place = &certificate.place;
+        let value = json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "default", "cluster": {
+                "certificate-authority": certificate.trust.as_deref().map(path),
+                "server": self.server,
+            }}],
+            "users": [{"name": self.user, "user": {
+                "client-certificate": path(&place.path(&place.cert)),
+                "client-key": path(&place.path(&place.key)),
+            }}],
+            "contexts": [{"name": "default", "context": {"cluster": "default", "user": self.user}}],
+            "current-context": "default",
+        });
+        let content = Content::Yaml(value.as_object().cloned().unwrap_or_default());
+        Some(File {
+            mode: Mode(0o600),
+            owner: Owner::default(),
+            ..open_file(self.file, self.path, content, std::slice::from_ref(&certificate.name), self.replace)
+        })
+    }
+}
+
+/// The host of a server's URL, without port and brackets.
+pub(super) fn host<'a>(key: &str, url: &'a At<String>) -> Result<&'a str, Vec<Fault>> {
+    let authority = url.get_ref().strip_prefix("https://").map(|rest| rest.trim_end_matches('/'));
+    let authority =
+        authority.filter(|authority| !authority.is_empty() && !authority.contains(['/', '@', ' ', ',']));
+    let Some(authority) = authority else {
+        let message = format!("{key} {:?} is not a server's URL; write https://HOST:PORT", url.get_ref());
+        return Err(vec![Fault::at(url.span(), message)]);
+    };
+    Ok(match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((ip, _)) => ip,
+        None => authority.rsplit_once(':').map_or(authority, |(host, _)| host),
+    })
+}

@@ -1,0 +1,145 @@
+//! One CA and the certificates that it signs: anchors, trust files, requests. CAs are served side by side, so
+//! that one that is away holds up no other.
+
+use std::collections::BTreeMap;
+
+use futures_util::future::join_all;
+use tracing::{info, warn};
+
+use super::failure::Failure;
+use super::survey::Survey;
+use super::{Ask, Done, Run, Trusts};
+use crate::bundle::Bundle;
+use crate::certificate::Owner;
+use crate::disk;
+use crate::node::TrustFile;
+use crate::plan::Verdict;
+use crate::setting::{Name, chain};
+use crate::trust::Anchors;
+
+/// A bundle in force, and why it was got.
+pub(super) type Obtained = Result<(Bundle, String), Failure>;
+
+/// What became of one CA's part of a wave.
+pub(super) struct Served {
+    ca: Name,
+    learned: Option<Result<Anchors, Failure>>,
+    trusts: Trusts,
+    results: Vec<(Name, Obtained)>,
+}
+
+impl Run<'_> {
+    /// Learns the CA's anchors where they are not known or were read long ago, puts them into the trust
+    /// files, and then gets what is to be got.
+    pub(super) async fn serve(&self, survey: &Survey, ca: &Name, names: &[Name], ask: &Ask) -> Served {
+        let known = survey.known_anchors(ca);
+        let learned = match self.is_to_learn(survey, ca, ask) {
+            true => Some(self.fetch_anchors(survey, ca, known).await),
+            false => None,
+        };
+        let mut served = Served { ca: ca.clone(), learned, trusts: BTreeMap::new(), results: Vec::new() };
+        let news = served.learned.as_ref().and_then(|learned| learned.as_ref().ok());
+        let Some(anchors) = news.or(known) else { return served };
+        let verdicts = self.verdicts(survey, names, anchors, news.is_some(), ask);
+        let due: Vec<_> = verdicts.iter().filter(|(_, verdict)| verdict.is_to_get(ask.missing)).collect();
+        served.trusts =
+            self.widen(survey, &due.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ca, anchors);
+        let obtain = |name, verdict| self.obtain(survey, name, anchors, verdict, &served.trusts);
+        let results = join_all(due.iter().map(|(name, verdict)| obtain(*name, verdict))).await;
+        served.results = due.iter().map(|(name, _)| (**name).clone()).zip(results).collect();
+        served
+    }
+
+    /// What is held, judged again where there are anchors to judge it by that were not there before.
+    fn verdicts<'s>(
+        &self,
+        survey: &'s Survey,
+        names: &'s [Name],
+        anchors: &Anchors,
+        again: bool,
+        ask: &Ask,
+    ) -> Vec<(&'s Name, Verdict)> {
+        let judge = |name: &'s Name| {
+            let certificate = survey.node.certificates.get(name)?;
+            let verdict = match survey.verdicts.get(name) {
+                Some(verdict) if !again => verdict.clone(),
+                _ => survey.verdict(self.world, certificate, Some(anchors), ask.force).ok()?,
+            };
+            Some((name, verdict))
+        };
+        names.iter().filter_map(judge).collect()
+    }
+
+    /// The trust files of these certificates hold the CA's anchors before any of them is there.
+    fn widen(&self, survey: &Survey, names: &[&Name], ca: &Name, anchors: &Anchors) -> Trusts {
+        let with = |trust: &&TrustFile| trust.certificates.iter().any(|name| names.contains(&name));
+        let trusts = survey.node.trusts.iter().filter(with);
+        trusts.map(|trust| (trust.path.clone(), self.put_trust(survey, trust, Some((ca, anchors))))).collect()
+    }
+
+    /// Writes one trust file. Where a CA that shares it is not known, what the file holds stays in it.
+    pub(super) fn put_trust(
+        &self,
+        survey: &Survey,
+        trust: &TrustFile,
+        news: Option<(&Name, &Anchors)>,
+    ) -> Result<bool, Failure> {
+        let mut wanted = Anchors::default();
+        let mut whole = true;
+        for ca in &trust.cas {
+            match news
+                .filter(|(name, _)| *name == ca)
+                .map(|(_, anchors)| anchors)
+                .or(survey.known_anchors(ca))
+            {
+                Some(anchors) => wanted.join(anchors),
+                None => whole = false,
+            }
+        }
+        if wanted.certificates().is_empty() {
+            return Ok(false);
+        }
+        if !whole && let Some((text, _)) = disk::read_text(self.root(), &trust.path, super::TEXT)? {
+            // What is no trust file is the next line's to refuse.
+            Anchors::parse(text.as_bytes()).iter().for_each(|there| wanted.join(there));
+        }
+        let owner = Owner::default();
+        let written = disk::widen(self.root(), &trust.path, &wanted, &owner, trust.replace, survey.now)?;
+        if written {
+            info!(path = %trust.path.display(), "{}: trust file written", trust.path.display());
+        }
+        Ok(written)
+    }
+
+    /// Takes into the survey what one CA's part of a wave has changed.
+    pub(super) fn settle(&mut self, survey: &mut Survey, served: Served, ask: &Ask) {
+        match served.learned {
+            Some(Ok(anchors)) => {
+                survey.anchors.insert(served.ca.clone(), Ok(Some(anchors)));
+                survey.look_again(self.world, &served.ca, ask.force);
+            }
+            Some(Err(failure)) => {
+                warn!(ca = %served.ca, "{}", chain(&failure));
+                match survey.known_anchors(&served.ca) {
+                    Some(_) => drop(self.stale.insert(served.ca, failure)),
+                    None => drop(survey.anchors.insert(served.ca, Err(failure))),
+                }
+            }
+            None => {}
+        }
+        self.trusts.extend(served.trusts);
+        for (name, result) in served.results {
+            match result {
+                Ok((bundle, reason)) => {
+                    survey.verdicts.insert(name.clone(), Verdict::Keep(bundle));
+                    survey.drifts.remove(&name);
+                    self.done.insert(name, Done::Obtained(reason));
+                }
+                Err(failure) => {
+                    warn!(certificate = %name, "{name}: {}", chain(&failure));
+                    self.done.insert(name, Done::Failed(failure));
+                }
+            }
+        }
+    }
+}

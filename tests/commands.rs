@@ -1,0 +1,254 @@
+//! What the commands answer, and with which exit code: the contract that units, scripts and monitoring rely on.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test starts processes, reads files and fails aloud"
+)]
+
+mod fake;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+const CONFIGURATION: &str = r#"
+[node]
+hostname = "node01"
+domain = "example.com"
+addresses = ["10.0.0.11"]
+
+[ca.lab.local]
+
+[etcd]
+ca = "lab"
+cluster = { node01 = "10.0.0.11" }
+
+[certificate.web]
+ca = "lab"
+common_name = "{{ fqdn }}"
+dns = ["{{ fqdn }}"]
+directory = "/etc/web/pki"
+"#;
+
+struct Host {
+    root: TempDir,
+}
+
+/// What a command answered.
+struct Answer {
+    exit: i32,
+    out: String,
+    err: String,
+}
+
+impl Host {
+    fn new() -> Self {
+        let host = Self { root: TempDir::new().unwrap() };
+        host.put("etc/nodecert/config.toml", CONFIGURATION);
+        host.put("etc/passwd", "root:x:0:0::/:\netcd:x:4242:4242::/:\n");
+        host.put("etc/group", "root:x:0:\netcd:x:4242:\n");
+        host
+    }
+
+    fn path(&self, below: &str) -> PathBuf {
+        self.root.path().join(below)
+    }
+
+    fn put(&self, below: &str, text: &str) {
+        fs::create_dir_all(self.path(below).parent().unwrap()).unwrap();
+        fs::write(self.path(below), text).unwrap();
+    }
+
+    fn nodecert(&self, words: &str) -> Answer {
+        let mut command = assert_cmd::Command::new(env!("CARGO_BIN_EXE_nodecert"));
+        command.arg("--root").arg(self.root.path()).env_remove("JOURNAL_STREAM").env_remove("NOTIFY_SOCKET");
+        let output = command
+            .args(words.split_whitespace())
+            .timeout(std::time::Duration::from_secs(60))
+            .output()
+            .unwrap();
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        Answer { exit: output.status.code().unwrap(), out: text(&output.stdout), err: text(&output.stderr) }
+    }
+
+    fn json(&self, words: &str) -> Value {
+        serde_json::from_str(&self.nodecert(&format!("{words} --format json")).out).unwrap()
+    }
+}
+
+#[test]
+fn plan_tells_by_its_exit_code_whether_there_is_something_to_do_and_changes_nothing() {
+    let host = Host::new();
+    let before = host.nodecert("plan --exit-code");
+    assert_eq!(before.exit, 3);
+    assert!(
+        before.out.contains("obtain    web") && before.out.contains("write     /etc/etcd/etcd.yaml"),
+        "{}",
+        before.out
+    );
+    assert!(!host.path("var").exists() && !host.path("etc/web").exists());
+    assert_eq!(host.nodecert("run").exit, 0);
+    assert_eq!(host.nodecert("plan --exit-code").exit, 0);
+}
+
+#[test]
+fn run_with_only_touches_and_names_nothing_else() {
+    let host = Host::new();
+    let run = host.nodecert("run --only web");
+    assert_eq!(run.exit, 0);
+    assert!(run.out.contains("obtained  web") && !run.out.contains("etcd-server"), "{}", run.out);
+    assert!(!host.path("etc/etcd/pki").exists());
+    let component = host.nodecert("run --only etcd");
+    assert!(component.out.contains("etcd-peer") && !component.out.contains("web "), "{}", component.out);
+    let unknown = host.nodecert("run --only wbe");
+    assert_eq!(unknown.exit, 2);
+    assert!(
+        unknown.err.contains("no certificate or component wbe") && unknown.err.contains("web"),
+        "{}",
+        unknown.err
+    );
+}
+
+#[test]
+fn a_unit_may_start_when_its_certificates_and_files_are_there() {
+    let host = Host::new();
+    assert_eq!(host.nodecert("status --usable etcd").exit, 1);
+    host.nodecert("run");
+    assert_eq!(host.nodecert("status --usable etcd").exit, 0);
+    fs::remove_file(host.path("etc/etcd/etcd.yaml")).unwrap();
+    let gone = host.nodecert("status --usable etcd");
+    assert_eq!(gone.exit, 1);
+    assert!(gone.err.contains("etcd.yaml"), "{}", gone.err);
+    assert_eq!(host.nodecert("status --usable web").exit, 0, "another's file is no matter");
+}
+
+#[test]
+fn check_speaks_to_nagios_in_one_line_and_four_codes() {
+    let host = Host::new();
+    let critical = host.nodecert("status --check");
+    assert_eq!((critical.exit, critical.out.lines().count()), (2, 1));
+    assert!(critical.out.starts_with("NODECERT CRITICAL - ") && critical.out.contains("web is missing"));
+    host.nodecert("run");
+    let fine = host.nodecert("status --check");
+    assert!(
+        fine.exit == 0 && fine.out.starts_with("NODECERT OK - 3 certificates, the first expires in 89 d")
+    );
+    let key = fs::canonicalize(host.path("etc/web/pki/web.key")).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    let warning = host.nodecert("status --check");
+    assert!(warning.exit == 1 && warning.out.contains("mode 0644, not 0600"), "{}", warning.out);
+    host.put("etc/nodecert/config.toml", "[nod]\n");
+    let unknown = host.nodecert("status --check");
+    assert!(unknown.exit == 3 && unknown.out.starts_with("NODECERT UNKNOWN - "), "{}", unknown.out);
+}
+
+#[test]
+fn status_in_json_has_what_the_contract_lists() {
+    let host = Host::new();
+    host.nodecert("run");
+    let status = host.json("status web");
+    let web = &status["certificates"][0];
+    for key in [
+        "name",
+        "ca",
+        "state",
+        "reason",
+        "subject",
+        "dns",
+        "ips",
+        "uris",
+        "not_before",
+        "not_after",
+        "renew_after",
+        "fingerprint",
+        "paths",
+    ] {
+        assert!(!web[key].is_null(), "{key}");
+    }
+    assert_eq!((&web["name"], &web["state"]), (&"web".into(), &"valid".into()));
+    assert_eq!(web["paths"]["key"], "/etc/web/pki/web.key");
+    assert_eq!(status["node"]["fqdn"], "node01.example.com");
+    assert!(status["owed"].as_array().is_some_and(Vec::is_empty));
+    let run = host.json("run --force --only web");
+    assert_eq!(
+        (&run["certificates"][0]["action"], &run["certificates"][0]["changed"]),
+        (&"obtain".into(), &true.into())
+    );
+    let failed = host.json("status nothing");
+    assert_eq!(failed["exit"], 2);
+}
+
+#[test]
+fn metrics_are_written_whole_for_the_textfile_collector() {
+    let host = Host::new();
+    host.nodecert("run");
+    let file = host.path("nodecert.prom");
+    assert_eq!(host.nodecert(&format!("status --textfile {}", file.display())).exit, 0);
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(text.contains("nodecert_certificate_usable{certificate=\"web\",ca=\"lab\"} 1\n"), "{text}");
+    assert!(text.contains("# TYPE nodecert_certificate_not_after_seconds gauge\n"));
+}
+
+#[test]
+fn facts_say_where_each_was_found() {
+    let host = Host::new();
+    let facts = host.json("facts");
+    assert_eq!(facts["fqdn"]["value"], "node01.example.com");
+    assert_eq!(facts["hostname"]["source"], "[node] hostname");
+}
+
+#[test]
+fn the_root_is_made_by_run_alone_and_a_missing_configuration_says_where_it_goes() {
+    let scratch = TempDir::new().unwrap();
+    let root = scratch.path().join("typo");
+    let look = |command: &str| {
+        let mut nodecert = assert_cmd::Command::new(env!("CARGO_BIN_EXE_nodecert"));
+        nodecert.arg("--root").arg(&root).arg(command).output().unwrap()
+    };
+    assert_eq!(look("plan").status.code(), Some(70));
+    assert!(!root.exists());
+    let run = look("run");
+    assert_eq!(run.status.code(), Some(78));
+    assert!(String::from_utf8_lossy(&run.stderr).contains("write /etc/nodecert/config.toml"));
+}
+
+#[test]
+fn a_configuration_is_read_through_a_link_that_leads_elsewhere() {
+    let host = Host::new();
+    host.put("elsewhere/real.toml", CONFIGURATION);
+    std::os::unix::fs::symlink(host.path("elsewhere/real.toml"), host.path("link.toml")).unwrap();
+    let link = host.path("link.toml");
+    assert_eq!(host.nodecert(&format!("plan --config {}", link.display())).exit, 0);
+    assert_eq!(host.nodecert("plan --config /nonexistent.toml").exit, 78);
+}
+
+#[test]
+fn trust_shows_what_a_server_presents_and_sends_it_nothing() {
+    let host = Host::new();
+    let fake = fake::Fake::start();
+    let shown = host.nodecert(&format!("trust {}/{}", fake.url, fake::MOUNT));
+    assert_eq!(shown.exit, 0);
+    assert!(
+        shown.out.contains("NOT VERIFIED")
+            && shown.out.contains("tls.pins = [\"sha256:")
+            && shown.out.contains("anchors.pins")
+    );
+    assert_eq!(fake.asked(), [format!("GET /v1/{}/ca_chain", fake::MOUNT)]);
+    assert_eq!(host.nodecert("trust http://127.0.0.1:1").exit, 2);
+    let nobody = host.nodecert("trust https://127.0.0.1:1");
+    assert_eq!(nobody.exit, 75);
+    assert!(nobody.err.contains("https://127.0.0.1:1") && !nobody.err.contains("reqwest"), "{}", nobody.err);
+}
+
+#[test]
+fn man_page_and_completions_come_from_the_same_source() {
+    let host = Host::new();
+    assert!(host.nodecert("man").out.contains(".TH nodecert 1"));
+    assert!(host.nodecert("completions bash").out.contains("_nodecert()"));
+}

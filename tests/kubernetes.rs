@@ -1,0 +1,206 @@
+//! A real kube-apiserver over a real etcd with mutual TLS, from the files of one run: what each identity may
+//! do, and that wrong ones may not.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test starts processes, reads files and fails aloud"
+)]
+
+mod bed;
+
+use bed::{Daemon, Etcd, EtcdRelease, Host, Kubernetes, Lan, eventually};
+
+const URL: &str = "https://10.99.0.5:6443";
+const SUPER_ADMIN: &str = "/etc/kubernetes/super-admin.conf";
+const PKI: &str = "/etc/kubernetes/pki";
+
+/// The whole host, and three identities as guides that are wrong have them.
+const CONFIG: &str = r#"
+[node]
+hostname = "cp1"
+domain = "example.com"
+addresses = ["10.99.0.5"]
+
+[ca.k8s.local]
+[ca.kubelets.local]
+[ca.etcd.local]
+[ca.front-proxy.local]
+
+[kubernetes]
+ca = "k8s"
+kubelet_ca = "kubelets"
+etcd_ca = "etcd"
+front_proxy_ca = "front-proxy"
+api_server = "https://10.99.0.5:6443"
+service_cidr = "10.96.0.0/12"
+cluster_cidr = "10.244.0.0/16"
+etcd_servers = ["https://10.99.0.5:2379"]
+
+[etcd]
+ca = "etcd"
+cluster = { cp1 = "10.99.0.5" }
+
+[kube-apiserver]
+[kube-controller-manager]
+[kube-scheduler]
+[kubelet]
+[kube-proxy]
+[admin]
+super_admin = true
+[service-account]
+generate = true
+
+[certificate.no-node]
+ca = "k8s"
+common_name = "kubelet"
+organization = ["system:nodes"]
+usages = ["client"]
+directory = "/etc/wrong"
+
+[certificate.no-group]
+ca = "k8s"
+common_name = "system:node:cp1"
+organization = []
+usages = ["client"]
+directory = "/etc/wrong"
+
+[certificate.no-scheduler]
+ca = "k8s"
+common_name = "kube-scheduler"
+organization = ["system:kube-scheduler"]
+usages = ["client"]
+directory = "/etc/wrong"
+"#;
+
+#[test]
+#[ignore = "needs servers: run tests/all"]
+fn a_real_control_plane_knows_each_identity_and_no_other() {
+    let lan = Lan::of(&["10.99.0.5"]);
+    let host = Host::new();
+    let release = EtcdRelease::v3_4();
+    let etcd = Etcd { host: &host, netns: lan.host(0), release: &release };
+    etcd.install();
+    host.configure(CONFIG);
+    host.nodecert("run").exits(0);
+
+    let member = etcd.start("/etc/etcd/etcd.yaml");
+    let plane = Kubernetes::new(&host, lan.host(0));
+    let mut apiserver = plane.start("kube-apiserver", "/etc/kubernetes/apiserver", "KUBE_API_ARGS");
+    ready(&plane, &mut apiserver);
+
+    administrators(&plane);
+    components(&plane);
+    nodes(&plane);
+    wrong_ones(&plane);
+    proxied(&plane);
+    let daemons = leases(&plane);
+
+    let logs = [member.log(), apiserver.log()].into_iter().chain(daemons.iter().map(Daemon::log));
+    for line in logs.flat_map(|log| log.lines().map(str::to_owned).collect::<Vec<_>>()) {
+        for bad in
+            ["rejected connection", "lenient decoding", "unknown flag", "remote error: tls: bad certificate"]
+        {
+            assert!(!line.contains(bad), "{line}");
+        }
+    }
+}
+
+fn ready(plane: &Kubernetes<'_>, apiserver: &mut Daemon) {
+    eventually("a kube-apiserver that is ready", || {
+        apiserver.must_live();
+        let said = plane.kubectl(SUPER_ADMIN, "get --raw /readyz");
+        if said.stdout.trim() == "ok" { Ok(()) } else { Err(said.stdout + &said.stderr) }
+    });
+}
+
+/// `system:masters` may do everything; the other group is bound first, and by it.
+fn administrators(plane: &Kubernetes<'_>) {
+    let admin = "/etc/kubernetes/admin.conf";
+    may(plane, SUPER_ADMIN, "delete nodes", true);
+    may(plane, admin, "delete nodes", false);
+    let bind = "create clusterrolebinding admins --clusterrole=cluster-admin --group=kubeadm:cluster-admins";
+    let bound = plane.kubectl(SUPER_ADMIN, bind);
+    assert!(bound.status.success(), "{bound:?}");
+    may(plane, admin, "delete nodes", true);
+}
+
+fn components(plane: &Kubernetes<'_>) {
+    for (component, verb, allowed) in [
+        ("scheduler", "create pods --subresource=binding", true),
+        ("scheduler", "get secrets", false),
+        ("controller-manager", "create serviceaccounts --subresource=token", true),
+        ("controller-manager", "delete nodes", false),
+        ("kube-proxy", "list services", true),
+        ("kube-proxy", "list secrets", false),
+        ("kubelet", "list secrets", false),
+    ] {
+        may(plane, &format!("/etc/kubernetes/{component}.conf"), verb, allowed);
+    }
+}
+
+/// NodeRestriction: its own node, and no other.
+fn nodes(plane: &Kubernetes<'_>) {
+    for (node, made) in [("cp1", true), ("cp2", false)] {
+        let manifest = format!(r#"{{"apiVersion":"v1","kind":"Node","metadata":{{"name":"{node}"}}}}"#);
+        plane.host.write("/node.json", &manifest);
+        let said = plane.kubectl("/etc/kubernetes/kubelet.conf", "create -f /node.json");
+        assert_eq!(said.status.success(), made, "{node}: {said:?}");
+    }
+}
+
+fn wrong_ones(plane: &Kubernetes<'_>) {
+    let nodes = format!("{URL}/api/v1/nodes");
+    assert_eq!(plane.get(&nodes, &format!("{PKI}/scheduler"), &[]), "200");
+    assert_eq!(plane.get(&nodes, "/etc/wrong/no-scheduler", &[]), "403");
+    let own = format!("{URL}/api/v1/nodes/cp1");
+    assert_eq!(plane.get(&own, "/var/lib/kubelet/pki/kubelet-client", &[]), "200");
+    assert_eq!(plane.get(&own, "/etc/wrong/no-node", &[]), "403");
+    assert_eq!(plane.get(&own, "/etc/wrong/no-group", &[]), "403");
+    // A server's certificate proves no client, and those of other CAs no one.
+    assert_eq!(plane.get(&nodes, &format!("{PKI}/apiserver"), &[]), "401");
+    assert_eq!(plane.get(&nodes, &format!("{PKI}/apiserver-etcd-client"), &[]), "401");
+}
+
+/// Only the front proxy speaks for others.
+fn proxied(plane: &Kubernetes<'_>) {
+    let headers = ["X-Remote-User: someone", "X-Remote-Group: system:masters"];
+    let secrets = format!("{URL}/api/v1/secrets");
+    assert_eq!(plane.get(&secrets, &format!("{PKI}/front-proxy-client"), &headers), "200");
+    assert_eq!(plane.get(&secrets, &format!("{PKI}/scheduler"), &headers), "403");
+}
+
+/// Controller manager and scheduler are elected under the names of their kubeconfigs.
+fn leases(plane: &Kubernetes<'_>) -> [Daemon; 2] {
+    let mut daemons = [
+        plane.start(
+            "kube-controller-manager",
+            "/etc/kubernetes/controller-manager",
+            "KUBE_CONTROLLER_MANAGER_ARGS",
+        ),
+        plane.start("kube-scheduler", "/etc/kubernetes/scheduler", "KUBE_SCHEDULER_ARGS"),
+    ];
+    for lease in ["kube-controller-manager", "kube-scheduler"] {
+        eventually(lease, || {
+            daemons.iter_mut().for_each(Daemon::must_live);
+            let query = format!("-n kube-system get lease {lease} -o jsonpath={{.spec.holderIdentity}}");
+            let said = plane.kubectl(SUPER_ADMIN, &query);
+            if said.status.success() && !said.stdout.is_empty() { Ok(()) } else { Err(said.stderr) }
+        });
+    }
+    // Tokens are signed with sa.key: the controller manager makes one for each account, and it is a JWT.
+    eventually("a service account", || {
+        let said = plane.kubectl(SUPER_ADMIN, "-n default get serviceaccount default -o name");
+        if said.status.success() { Ok(()) } else { Err(said.stderr) }
+    });
+    daemons
+}
+
+fn may(plane: &Kubernetes<'_>, kubeconfig: &str, what: &str, allowed: bool) {
+    let said = plane.kubectl(kubeconfig, &format!("auth can-i {what}"));
+    // "no" is followed by the authorizer's reason, where it gives one.
+    let answer = said.stdout.split_whitespace().next();
+    assert_eq!(answer, Some(if allowed { "yes" } else { "no" }), "{kubeconfig} {what}: {said:?}");
+}
