@@ -54,6 +54,7 @@ fn bench() {
         }
         pieces.push(floor.once(&floor_at));
     }
+    agents_did_their_work(scratch.path());
     let mut floor: Vec<_> = (0..PIECES.len())
         .map(|nth| (PIECES[nth], Spread::of(pieces.iter().map(|piece| piece[nth]))))
         .collect();
@@ -330,6 +331,17 @@ EOT
     command.arg("60").arg(provided("NODECERT_TEST_BAO"));
     command.args(["agent", "-log-level=error", &format!("-config={}", path("agent.hcl"))]);
     command
+}
+
+/// The agent says 0 too when it has rendered nothing.
+fn agents_did_their_work(scratch: &Path) {
+    let at = std::fs::read_dir(scratch).unwrap().map(|entry| entry.unwrap().path());
+    let agents: Vec<_> = at.filter(|at| at.join("agent.hcl").exists()).collect();
+    assert!(!agents.is_empty());
+    for agent in agents {
+        let rendered = std::fs::read_to_string(agent.join("web.pem")).unwrap_or_default();
+        assert!(rendered.contains("PRIVATE KEY"), "{}: {rendered:?}", agent.display());
+    }
 }
 
 /// What ten certificates in one configuration ask of the CA.
