@@ -14,7 +14,7 @@ use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificat
 
 use crate::clock::{at, from_seconds, human};
 use crate::identity::{Identity, KeyKind, Usage};
-use crate::key::{Key, pem_block};
+use crate::key::{Csr, Key, pem_block};
 use crate::trust::{Anchors, Pin};
 
 /// RFC 5280 sets no bound; a chain of real CAs has two or three.
@@ -68,6 +68,9 @@ pub enum Rejected {
     /// Extended key usages that are there and not asked for.
     #[error("it has the extended key usage {}, which was not asked for", names(.0))]
     ExtraUsage(Vec<String>),
+    /// Its CA takes it back.
+    #[error("its CA has revoked it")]
+    Revoked,
     /// Another common name.
     #[error("its common name is {found:?}, not {wanted:?}")]
     CommonName {
@@ -395,6 +398,11 @@ impl Leaf {
     /// Whether it belongs to a key.
     pub fn is_of(&self, key: &Key) -> bool {
         self.public == key.public()
+    }
+
+    /// Whether it answers a request: it has the request's key.
+    pub fn is_for(&self, csr: &Csr) -> bool {
+        csr.public() == Some(&self.public[..])
     }
 
     /// Whether its key is of a kind, and so may be kept where that kind is wanted.

@@ -9,15 +9,17 @@ use std::time::{Duration, Instant};
 
 use rustls_pki_types::CertificateDer;
 
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, Leaf};
 use crate::clock::Clock;
 use crate::identity::Identity;
-use crate::key::Csr;
+use crate::key::{Csr, Dialect};
 use crate::setting::{Name, Secret};
 use crate::trust::Anchors;
 
+pub mod cfssl;
 pub mod glance;
 pub mod local;
+pub mod puppet;
 mod settings;
 mod text;
 mod tls;
@@ -150,6 +152,26 @@ pub enum CaError {
         /// Whether the CA refused one of them; if not, the secrets are not there yet.
         refused: bool,
     },
+    /// A name that is one certificate's, and that certificate cannot be ours or cannot be renewed.
+    #[error(
+        "CA {ca}, certname {certname}: {why}; `puppetserver ca clean --certname {certname}` on the CA's server frees the name, then run again"
+    )]
+    Taken {
+        /// The CA.
+        ca: Name,
+        /// The name.
+        certname: String,
+        /// What is there.
+        why: String,
+    },
+    /// What a request is to hold cannot be had yet.
+    #[error("CA {ca} cannot be asked yet: {why}")]
+    NoSecret {
+        /// The CA.
+        ca: Name,
+        /// What is missing.
+        why: String,
+    },
     /// What it needs on this host is not there or cannot be used: a fault of the host.
     #[error("CA {ca} cannot be asked: {why}")]
     Unusable {
@@ -170,15 +192,23 @@ impl CaError {
         matches!(self, Self::Unusable { .. })
     }
 
+    /// Whether it is for an operator to act first.
+    pub fn is_blocked(&self) -> bool {
+        matches!(self, Self::Taken { .. })
+    }
+
     /// Whether running again later may help without anyone doing anything.
     pub fn is_temporary(&self) -> bool {
         match self {
-            Self::Temporary { .. } | Self::Clock { .. } | Self::Pending { .. } => true,
+            Self::Temporary { .. } | Self::Clock { .. } | Self::Pending { .. } | Self::NoSecret { .. } => {
+                true
+            }
             Self::NoLogin { refused, .. } => !refused,
             Self::Refused { .. }
             | Self::Untrusted { .. }
             | Self::Exchanged { .. }
             | Self::BadAnswer { .. }
+            | Self::Taken { .. }
             | Self::Unusable { .. } => false,
         }
     }
@@ -195,6 +225,17 @@ pub struct Request<'a> {
     pub identity: &'a Identity,
     /// The certificate's own role.
     pub role: Option<&'a str>,
+    /// What is held now.
+    pub held: Option<&'a Leaf>,
+}
+
+/// What is asked of a CA that renews a certificate in force by its own means.
+#[derive(Debug, Clone, Copy)]
+pub struct Renewal<'a> {
+    /// What is in force.
+    pub bundle: &'a Bundle,
+    /// What the certificate is to say.
+    pub identity: &'a Identity,
 }
 
 /// What a CA answered: not judged yet.
@@ -208,6 +249,10 @@ pub struct Issued {
 pub enum Ca {
     /// Over the network.
     Vault(Box<vault::Vault>),
+    /// Over the network.
+    Puppet(Box<puppet::Puppet>),
+    /// Over the network.
+    Cfssl(Box<cfssl::Cfssl>),
     /// On this host.
     Local(Box<local::Local>),
 }
@@ -225,6 +270,11 @@ impl Ca {
             Kind::Vault(vault) => {
                 vault::Vault::open(name, vault, material, clock, deadline).map(|v| Self::Vault(Box::new(v)))
             }
+            Kind::Puppet(puppet) => puppet::Puppet::open(name, puppet, material, clock, deadline)
+                .map(|p| Self::Puppet(Box::new(p))),
+            Kind::Cfssl(cfssl) => {
+                cfssl::Cfssl::open(name, cfssl, material, clock, deadline).map(|c| Self::Cfssl(Box::new(c)))
+            }
             Kind::Local(local) => {
                 local::Local::open(name, local, material.root, clock).map(|l| Self::Local(Box::new(l)))
             }
@@ -235,7 +285,34 @@ impl Ca {
     pub async fn published(&self) -> Result<Vec<CertificateDer<'static>>, Arc<CaError>> {
         match self {
             Self::Vault(vault) => vault.published().await.map_err(Arc::new),
+            Self::Puppet(puppet) => puppet.published().await,
+            Self::Cfssl(cfssl) => cfssl.published().await,
             Self::Local(local) => Ok(vec![local.certificate().clone()]),
+        }
+    }
+
+    /// The revocation lists that the CA publishes, PEM; `None` where none is read.
+    pub async fn crl(&self) -> Result<Option<String>, Arc<CaError>> {
+        match self {
+            Self::Puppet(puppet) => puppet.crl().await.map(Some),
+            Self::Vault(_) | Self::Cfssl(_) | Self::Local(_) => Ok(None),
+        }
+    }
+
+    /// What its requests hold; the error says which part cannot be had.
+    pub fn dialect(&self) -> Result<Dialect, Arc<CaError>> {
+        match self {
+            Self::Puppet(puppet) => puppet.dialect().map_err(Arc::new),
+            Self::Vault(_) | Self::Cfssl(_) | Self::Local(_) => Ok(Dialect::default()),
+        }
+    }
+
+    /// Renews the certificate in force with its own key, where the CA has a way of its own to do so; `None`
+    /// where it is to be asked as if for the first time.
+    pub async fn renew(&self, renewal: &Renewal<'_>) -> Result<Option<Issued>, Arc<CaError>> {
+        match self {
+            Self::Puppet(puppet) => puppet.renew(renewal).await,
+            Self::Vault(_) | Self::Cfssl(_) | Self::Local(_) => Ok(None),
         }
     }
 
@@ -243,6 +320,8 @@ impl Ca {
     pub async fn obtain(&self, request: &Request<'_>) -> Result<Issued, Arc<CaError>> {
         match self {
             Self::Vault(vault) => vault.obtain(request).await,
+            Self::Puppet(puppet) => puppet.obtain(request).await,
+            Self::Cfssl(cfssl) => cfssl.obtain(request).await,
             Self::Local(local) => local.obtain(request).map_err(Arc::new),
         }
     }

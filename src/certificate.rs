@@ -25,6 +25,8 @@ pub struct Settings {
     pub trusts: Option<Vec<At<Name>>>,
     pub role: Option<String>,
     pub common_name: Option<At<Template>>,
+    pub certname: Option<At<Template>>,
+    pub ssldir: Option<At<PathBuf>>,
     pub organization: Option<At<Vec<Template>>>,
     pub dns: Option<At<Vec<Template>>>,
     pub ips: Option<At<Vec<Template>>>,
@@ -55,6 +57,7 @@ pub struct Names {
     pub ca: Option<PathBuf>,
     pub chain: Option<String>,
     pub combined: Option<String>,
+    pub crl: Option<PathBuf>,
 }
 
 /// `mode`: who may read the files.
@@ -94,6 +97,8 @@ pub struct Certificate {
     pub role: Option<String>,
     /// What it says.
     pub identity: Identity,
+    /// The name that is asked for at a CA that keeps one certificate a name, where it is not the common name.
+    pub certname: Option<String>,
     /// Whether a renewal makes a new key.
     pub rotate_key: bool,
     /// The fraction of its lifetime after which it is due at the latest.
@@ -106,6 +111,10 @@ pub struct Certificate {
     pub trust: Option<PathBuf>,
     /// The CAs whose anchors that file holds: those of whoever is at the other end.
     pub trusts: Vec<Name>,
+    /// The directory of a puppet agent whose certificate this is too.
+    pub ssldir: Option<PathBuf>,
+    /// Where the revocation list of its CA goes, if it is wanted.
+    pub crl: Option<PathBuf>,
     /// Who is told of a change.
     pub hooks: Vec<Hook>,
 }
@@ -182,6 +191,8 @@ impl Settings {
             trusts: self.trusts.or(base.trusts),
             role: self.role.or(base.role),
             common_name: self.common_name.or(base.common_name),
+            certname: self.certname.or(base.certname),
+            ssldir: self.ssldir.or(base.ssldir),
             organization: self.organization.or(base.organization),
             dns: self.dns.or(base.dns),
             ips: self.ips.or(base.ips),
@@ -222,7 +233,8 @@ impl Settings {
         scope: &Scope,
     ) -> Result<Certificate, Vec<Fault>> {
         let mut reading = Reading { faults: Vec::new(), name, span, scope };
-        let identity = reading.identity(self);
+        let certname = reading.certname(self);
+        let identity = reading.identity(self, certname.as_deref());
         let hooks = reading.hooks(self);
         let place = reading.place(self);
         let ca = self.ca.as_ref().map(|ca| ca.get_ref().clone());
@@ -232,6 +244,9 @@ impl Settings {
         let renew_at = self.renew_at.as_ref().map_or(2.0 / 3.0, |at| *at.get_ref());
         if self.trusts.as_ref().is_some_and(Vec::is_empty) {
             reading.fault(None, "has an empty trusts; name the CAs of the other end, or leave it out");
+        }
+        if let Some(ssldir) = self.ssldir.as_ref().filter(|ssldir| !is_plain_path(ssldir.get_ref())) {
+            reading.fault(Some(ssldir.span()), "needs a ssldir that is an absolute path without '..'");
         }
         if !(0.2..=0.95).contains(&renew_at) {
             let span = self.renew_at.as_ref().map(At::span);
@@ -244,10 +259,16 @@ impl Settings {
                 ca,
                 role: self.role.clone(),
                 identity,
+                certname,
                 rotate_key: self.rotate_key.unwrap_or(true),
                 renew_at,
+                ssldir: self.ssldir.as_ref().map(|ssldir| ssldir.get_ref().clone()),
                 splay: splay(scope, name),
                 trust: self.trust_path(&place.directory),
+                crl: self
+                    .files
+                    .as_ref()
+                    .and_then(|files| Some(place.directory.join(files.get_ref().crl.as_ref()?))),
                 place,
                 hooks,
             }),
@@ -278,6 +299,7 @@ impl Names {
             ca: self.ca.or(base.ca),
             chain: self.chain.or(base.chain),
             combined: self.combined.or(base.combined),
+            crl: self.crl.or(base.crl),
         }
     }
 }
@@ -296,16 +318,16 @@ impl Reading<'_> {
         self.faults.push(Fault::at(span, format!("certificate {} {message}", self.name)));
     }
 
-    fn identity(&mut self, settings: &Settings) -> Identity {
+    fn identity(&mut self, settings: &Settings, certname: Option<&str>) -> Identity {
         let common_name =
             settings.common_name.as_ref().map(|cn| (cn.span(), cn.get_ref().render(self.scope)));
         let common_name = match common_name {
             Some((_, Ok(text))) => text,
             Some((span, Err(why))) => {
                 self.fault(Some(span), format!("has a faulty common_name: {why}"));
-                return self.identity(&Settings { common_name: None, ..settings.clone() });
+                return self.identity(&Settings { common_name: None, ..settings.clone() }, certname);
             }
-            None => String::new(),
+            None => certname.unwrap_or_default().to_owned(),
         };
         let usages = settings.usages.as_ref().map(|usages| usages.get_ref().clone());
         if usages.as_ref().is_some_and(BTreeSet::is_empty) {
@@ -340,6 +362,14 @@ impl Reading<'_> {
                 .for_each(|why| self.fault(None, format!("cannot be asked for: {why}")));
         }
         identity
+    }
+
+    fn certname(&mut self, settings: &Settings) -> Option<String> {
+        let certname = settings.certname.as_ref()?;
+        let rendered = certname.get_ref().render(self.scope);
+        rendered
+            .map_err(|why| self.fault(Some(certname.span()), format!("has a faulty certname: {why}")))
+            .ok()
     }
 
     fn hooks(&mut self, settings: &Settings) -> Vec<Hook> {

@@ -138,6 +138,10 @@ pub struct Surroundings<'a> {
     pub scope: &'a Scope,
     /// Those paths that the component asked about and that are there.
     pub present: &'a BTreeSet<PathBuf>,
+    /// The CAs where one name is one certificate.
+    pub keeping: &'a BTreeSet<Name>,
+    /// The certificates that have a table of their own.
+    pub tables: &'a BTreeSet<Name>,
 }
 
 /// The certificates a component needs, by name.

@@ -283,12 +283,12 @@ fn one_line(message: &str) -> String {
     message.split('\n').map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
-/// Where each CA's `auth` stands: every CA by name, struck ones too.
+/// Where each CA's secrets stand: every CA by name, struck ones too.
 fn logins(merged: &DeTable<'_>) -> BTreeMap<String, Option<Range<usize>>> {
     let Some(DeValue::Table(cas)) = merged.get("ca").map(At::get_ref) else { return BTreeMap::new() };
-    let auth = |ca: &DeValue<'_>| match ca.get("vault") {
-        Some(vault) => vault.get_ref().get("auth").map(At::span),
-        None => None,
+    let auth = |ca: &DeValue<'_>| {
+        let of = |kind: &str, key: &str| ca.get(kind)?.get_ref().get(key).map(At::span);
+        of("vault", "auth").or_else(|| of("puppet", "attributes")).or_else(|| of("cfssl", "key"))
     };
     cas.iter().map(|(name, ca)| (name.get_ref().to_string(), auth(ca.get_ref()))).collect()
 }
@@ -299,7 +299,7 @@ fn exposed_secrets(
     sources: &Sources,
 ) -> Vec<Fault> {
     let literal =
-        |ca: &ca::Settings| ca.secrets().iter().any(|source| matches!(source, SecretSource::Literal(_)));
+        |ca: &ca::Settings| ca.private().iter().any(|source| matches!(source, SecretSource::Literal(_)));
     let literals =
         cas.iter().filter(|(_, ca)| literal(ca)).filter_map(|(name, _)| logins.get(name.as_str())?.clone());
     let exposed = literals.filter_map(|span| sources.holding(&span).map(|(text, _)| (span, text)));

@@ -48,6 +48,17 @@ pub struct File {
     pub deeds: Vec<Deed>,
 }
 
+/// A part of a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The leaf alone.
+    Leaf,
+    /// The private key.
+    Key,
+    /// What stands above the leaf, up to the anchors.
+    Authorities,
+}
+
 /// What is in a rendered file, as data; `render` gives it its form.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Content {
@@ -57,6 +68,10 @@ pub enum Content {
     Env(Vec<(String, String)>),
     /// A text, such as a unit's drop-in.
     Text(String),
+    /// A part of a certificate, for a place of its own.
+    Part(Name, Part),
+    /// The revocation list of a CA.
+    Crl(Name),
     /// A template of the user's.
     Template(PathBuf),
 }

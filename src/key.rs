@@ -2,19 +2,21 @@
 //!
 //! A key is made on the host and leaves it never; a request (CSR, RFC 2986) carries its public half.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
 use rcgen::{
-    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyPair, PublicKeyData,
-    RsaKeySize, SanType,
+    Attribute, CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
+    KeyPair, PublicKeyData, RsaKeySize, SanType,
 };
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateSigningRequestDer, PrivateKeyDer};
-use x509_parser::prelude::{FromDer, X509CertificationRequest};
+use x509_parser::prelude::{FromDer, ParsedExtension, X509CertificationRequest};
 use zeroize::Zeroizing;
 
 use crate::identity::{Identity, KeyKind, Usage};
+use crate::setting::Secret;
 
 /// What is wrong with a key or a request.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +50,10 @@ impl Key {
             KeyKind::P256 => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256),
             KeyKind::P384 => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384),
             KeyKind::P521 => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P521_SHA512),
-            KeyKind::Ed25519 => KeyPair::generate_for(&rcgen::PKCS_ED25519),
+            KeyKind::Ed25519 => {
+                let none = KeyError::Make(kind, rcgen::Error::KeyGenerationUnavailable);
+                return Self::ed25519().ok_or(none);
+            }
             KeyKind::Rsa2048 => KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, RsaKeySize::_2048),
             KeyKind::Rsa3072 => KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, RsaKeySize::_3072),
             KeyKind::Rsa4096 => KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, RsaKeySize::_4096),
@@ -56,6 +61,14 @@ impl Key {
         let pair = made.map_err(|source| KeyError::Make(kind, source))?;
         let pem = Zeroizing::new(pair.serialize_pem());
         Ok(Self { pair, pem })
+    }
+
+    /// rcgen would write the public half into the key too (RFC 8410 section 7, version 2), which OpenSSL 3.0
+    /// cannot read.
+    fn ed25519() -> Option<Self> {
+        let made = aws_lc_rs::signature::Ed25519KeyPair::generate().ok()?;
+        let der = made.to_pkcs8v1().ok()?;
+        Self::parse(&Zeroizing::new(pem_block("PRIVATE KEY", der.as_ref()))).ok()
     }
 
     /// Reads a key and keeps its text as it is: a SEC1 key written anew would be mislabelled.
@@ -90,11 +103,43 @@ impl fmt::Debug for Key {
 /// How many organizations a request can carry.
 pub const MAX_ORGANIZATIONS: usize = 1;
 
-/// What a CA's protocol bears in a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a CA's protocol bears in a request, and what it wants in it besides the names.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dialect {
     /// Whether usages may be asked for; a Puppet CA refuses a request that holds any.
     pub usages: bool,
+    /// Whether the common name is asked for as a SAN where it is the only one. A Puppet CA adds it
+    /// unasked, and refuses SANs unless it is configured to sign them.
+    pub lone_name: bool,
+    /// Attributes (RFC 2986 section 4), which do not become part of the certificate.
+    pub attributes: Vec<(Oid, Secret)>,
+    /// Extensions that are asked for, each a text.
+    pub extensions: Vec<(Oid, Secret)>,
+}
+
+impl Default for Dialect {
+    /// All that an identity says, and nothing else.
+    fn default() -> Self {
+        Self { usages: true, lone_name: true, attributes: Vec::new(), extensions: Vec::new() }
+    }
+}
+
+/// An object identifier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Oid(pub &'static [u64]);
+
+impl Oid {
+    /// Reads the dotted form. What it holds is never freed: rcgen takes static numbers only, and a
+    /// configuration names a handful.
+    pub fn parse(text: &str) -> Option<Self> {
+        let parts = text.split('.').map(|part| part.parse().ok()).collect::<Option<Vec<u64>>>()?;
+        // X.660: two levels at least, the first is 0, 1 or 2, and below 0 and 1 there are 40.
+        match parts[..] {
+            [0 | 1, second, ..] if second < 40 => Some(Self(parts.leak())),
+            [2, _, _, ..] => Some(Self(parts.leak())),
+            _ => None,
+        }
+    }
 }
 
 /// A certificate signing request.
@@ -103,10 +148,12 @@ pub struct Csr(CertificateSigningRequestDer<'static>);
 
 impl Csr {
     /// Makes the request for an identity, signed with its key.
-    pub fn new(key: &Key, wanted: &Identity, dialect: Dialect) -> Result<Self, KeyError> {
+    pub fn new(key: &Key, wanted: &Identity, dialect: &Dialect) -> Result<Self, KeyError> {
         let failed = |source| KeyError::Request(wanted.common_name.clone(), source);
-        let request =
-            parameters(wanted, dialect).and_then(|p| p.serialize_request(&key.pair)).map_err(failed)?;
+        let attributes = dialect.attributes.iter().map(attribute).collect();
+        let request = parameters(wanted, dialect)
+            .and_then(|p| p.serialize_request_with_attributes(&key.pair, attributes))
+            .map_err(failed)?;
         Ok(Self(request.der().clone()))
     }
 
@@ -128,6 +175,30 @@ impl Csr {
         pem_block("CERTIFICATE REQUEST", &self.0)
     }
 
+    /// The public key as SubjectPublicKeyInfo.
+    pub fn public(&self) -> Option<&[u8]> {
+        let (_, request) = X509CertificationRequest::from_der(&self.0).ok()?;
+        Some(request.certification_request_info.subject_pki.raw)
+    }
+
+    /// Whether another request is made with the same key.
+    pub fn has_key_of(&self, other: &Self) -> bool {
+        self.public().is_some_and(|own| other.public() == Some(own))
+    }
+
+    /// Subject and SANs, as people write them.
+    pub fn names(&self) -> BTreeSet<String> {
+        let Ok((_, request)) = X509CertificationRequest::from_der(&self.0) else { return BTreeSet::new() };
+        let extensions = request.requested_extensions().into_iter().flatten();
+        let sans = extensions.flat_map(|extension| match extension {
+            ParsedExtension::SubjectAlternativeName(san) => {
+                san.general_names.iter().map(ToString::to_string).collect()
+            }
+            _ => Vec::new(),
+        });
+        sans.chain([request.certification_request_info.subject.to_string()]).collect()
+    }
+
     /// What is asked, without the signature, which is random for ECDSA.
     fn asked(&self) -> Option<&[u8]> {
         let (_, request) = X509CertificationRequest::from_der(&self.0).ok()?;
@@ -147,13 +218,13 @@ pub struct Pending {
 
 impl Pending {
     /// Makes the request for an identity with the given key.
-    pub fn new(key: Arc<Key>, wanted: &Identity, dialect: Dialect) -> Result<Self, KeyError> {
+    pub fn new(key: Arc<Key>, wanted: &Identity, dialect: &Dialect) -> Result<Self, KeyError> {
         let csr = Csr::new(&key, wanted, dialect)?;
         Ok(Self { key, csr })
     }
 
     /// Whether this request still asks for what is wanted now.
-    pub fn asks_for(&self, wanted: &Identity, dialect: Dialect) -> bool {
+    pub fn asks_for(&self, wanted: &Identity, dialect: &Dialect) -> bool {
         Csr::new(&self.key, wanted, dialect).is_ok_and(|fresh| fresh.asked() == self.csr.asked())
     }
 }
@@ -164,14 +235,53 @@ pub fn pem_block(label: &str, der: &[u8]) -> String {
     pem::encode_config(&pem::Pem::new(label, der), format)
 }
 
-fn parameters(wanted: &Identity, dialect: Dialect) -> Result<CertificateParams, rcgen::Error> {
+fn parameters(wanted: &Identity, dialect: &Dialect) -> Result<CertificateParams, rcgen::Error> {
     let mut params = CertificateParams::default();
     params.distinguished_name = subject(wanted);
-    params.subject_alt_names = alternative_names(wanted)?;
+    if dialect.lone_name || !has_lone_name(wanted) {
+        params.subject_alt_names = alternative_names(wanted)?;
+    }
+    params.custom_extensions = dialect.extensions.iter().map(extension).collect();
     if dialect.usages {
         params.extended_key_usages = wanted.usages.iter().map(|&usage| purpose(usage)).collect();
     }
     Ok(params)
+}
+
+/// Whether the common name is all there is among the SANs.
+fn has_lone_name(wanted: &Identity) -> bool {
+    wanted.ips.is_empty()
+        && wanted.uris.is_empty()
+        && wanted.dns.iter().all(|name| *name == wanted.common_name)
+}
+
+fn attribute((oid, value): &(Oid, Secret)) -> Attribute {
+    Attribute { oid: oid.0, values: der(SET, &der(UTF8_STRING, value.expose().as_bytes())) }
+}
+
+fn extension((oid, value): &(Oid, Secret)) -> CustomExtension {
+    CustomExtension::from_oid_content(oid.0, der(UTF8_STRING, value.expose().as_bytes()))
+}
+
+const UTF8_STRING: u8 = 0x0c;
+const SET: u8 = 0x31;
+
+/// Tag, length and value, X.690 section 8.1.
+fn der(tag: u8, value: &[u8]) -> Vec<u8> {
+    let length = value.len().to_be_bytes();
+    let digits = length.iter().copied().skip_while(|&digit| digit == 0).collect::<Vec<u8>>();
+    let mut der = vec![tag];
+    match digits[..] {
+        [] => der.push(0),
+        [short] if short < 0x80 => der.push(short),
+        _ => {
+            // At most eight digits.
+            der.push(0x80 | u8::try_from(digits.len()).unwrap_or(8));
+            der.extend(digits);
+        }
+    }
+    der.extend(value);
+    der
 }
 
 /// The subject of an identity: its organization, then its common name. rcgen keeps one organization;

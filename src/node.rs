@@ -9,7 +9,7 @@ use crate::component::Surroundings;
 use crate::config::{Config, Faults};
 use crate::deed::{self, Deed};
 use crate::facts::Facts;
-use crate::file::{self, Content, File};
+use crate::file::{self, Content, File, Part};
 use crate::keepsake::Keepsake;
 use crate::setting::{At, Fault, Mode, Name, Scope};
 
@@ -67,21 +67,37 @@ pub fn probes(config: &Config) -> Vec<PathBuf> {
 /// Says what this host is to hold; all faults that need facts come in one go.
 pub fn expand(config: &Config, facts: &Facts, present: &BTreeSet<PathBuf>) -> Result<Node, Faults> {
     let scope = scope(facts);
-    let around = Surroundings { table: "", facts, scope: &scope, present };
+    let keeping =
+        config.cas.iter().filter(|(_, ca)| ca.keeps_names()).map(|(name, _)| name.clone()).collect();
+    let tables = config.certificates.keys().cloned().collect();
+    let around =
+        Surroundings { table: "", facts, scope: &scope, present, keeping: &keeping, tables: &tables };
     let mut expanding = Expanding { config, around, faults: Vec::new(), node: Node::default() };
     expanding.components();
     expanding.certificates();
     expanding.keepsakes();
     expanding.component_files();
     expanding.files();
+    expanding.ssldirs();
+    expanding.crls();
     expanding.trusts();
     expanding.collisions();
+    expanding.names();
     expanding.logins_exist();
     expanding.waves();
     match expanding.faults.is_empty() {
         true => Ok(expanding.node),
         false => Err(config.locate(expanding.faults)),
     }
+}
+
+/// Gives a certificate the name it has at its CA; the error says why that CA can never sign it.
+fn fit(certificate: &mut Certificate, ca: &ca::Settings, host: &str) -> Result<(), String> {
+    let certname = certificate.certname.as_deref();
+    if let Some(certname) = ca.certname(certname, &certificate.identity.common_name, host)? {
+        certificate.identity.common_name = certname;
+    }
+    ca.admits(&certificate.identity, certificate.role.as_deref())
 }
 
 struct Expanding<'a> {
@@ -108,17 +124,11 @@ impl Expanding<'_> {
                 let own = self.config.certificates.get(&name);
                 let span = own.map_or(table.span.clone(), At::span);
                 let mut settings = own.map_or(base.clone(), |own| own.get_ref().clone().over(base));
-                settings.role = settings.role.or_else(|| self.role_of(&name, settings.ca.as_ref()));
+                let ca = settings.ca.as_ref().and_then(|ca| self.config.cas.get(ca.get_ref()));
+                settings.role = settings.role.or_else(|| ca?.role_for(&name));
                 self.certificate(&name, span, &settings);
             }
         }
-    }
-
-    /// A component's certificate asks for the role of its own name where nothing else is said: the CA gives
-    /// organization and usages by role, so each of them needs one of its own.
-    fn role_of(&self, name: &Name, ca: Option<&At<Name>>) -> Option<String> {
-        let ca = self.config.cas.get(ca?.get_ref())?;
-        ca.role().is_none().then(|| name.as_str().to_owned())
     }
 
     /// The user's own certificates.
@@ -136,16 +146,27 @@ impl Expanding<'_> {
         span: std::ops::Range<usize>,
         settings: &crate::certificate::Settings,
     ) {
-        let certificate = match settings.expand(name, span.clone(), self.around.scope) {
+        let mut certificate = match settings.expand(name, span.clone(), self.around.scope) {
             Ok(certificate) => certificate,
             Err(faults) => return self.faults.extend(faults),
         };
-        let ca = self.config.cas.get(&certificate.ca);
-        if let Some(Err(why)) = ca.map(|ca| ca.admits(&certificate.identity, certificate.role.as_deref())) {
-            self.faults.push(Fault::at(
-                span,
-                format!("CA {} cannot sign certificate {name}: {why}", certificate.ca),
-            ));
+        if let Some(ca) = self.config.cas.get(&certificate.ca) {
+            if ca.keeps_names() && settings.rotate_key.is_none() {
+                certificate.rotate_key = false;
+            }
+            // An agent's own directory says that its name is meant.
+            let host = if certificate.ssldir.is_some() { "" } else { self.around.facts.fqdn.value.as_str() };
+            if certificate.ssldir.is_some() && !ca.keeps_names() {
+                let message =
+                    format!("certificate {name} has a ssldir, which is for certificates of a Puppet CA");
+                self.faults.push(Fault::at(span.clone(), message));
+            }
+            if let Err(why) = fit(&mut certificate, ca, host) {
+                self.faults.push(Fault::at(
+                    span,
+                    format!("CA {} cannot sign certificate {name}: {why}", certificate.ca),
+                ));
+            }
         }
         self.node.certificates.insert(name.clone(), certificate);
     }
@@ -201,6 +222,62 @@ impl Expanding<'_> {
         }
     }
 
+    /// What a puppet agent needs so that it does not enrol by itself: puppet's documentation, "ssldir".
+    fn ssldirs(&mut self) {
+        for certificate in self.node.certificates.values_mut() {
+            let Some(ssldir) = &certificate.ssldir else { continue };
+            certificate.crl.get_or_insert_with(|| ssldir.join("crl.pem"));
+            let own = format!("{}.pem", certificate.identity.common_name);
+            let parts = [
+                (Part::Key, ssldir.join("private_keys").join(&own), Mode(0o640)),
+                (Part::Leaf, ssldir.join("certs").join(&own), Mode(0o644)),
+                (Part::Authorities, ssldir.join("certs/ca.pem"), Mode(0o644)),
+            ];
+            self.node.files.extend(parts.map(|(part, path, mode)| File {
+                name: certificate.name.clone(),
+                path,
+                content: Content::Part(certificate.name.clone(), part),
+                needs: vec![certificate.name.clone()],
+                owner: certificate.place.owner.clone(),
+                mode,
+                replace: certificate.place.replace,
+                deeds: Vec::new(),
+            }));
+        }
+    }
+
+    /// A revocation list is a file that waits for what its CA publishes; certificates that name one path
+    /// share it.
+    fn crls(&mut self) {
+        let mut there: BTreeMap<&Path, &Name> = BTreeMap::new();
+        for certificate in self.node.certificates.values() {
+            let (Some(path), Some(ca)) = (&certificate.crl, self.config.cas.get(&certificate.ca)) else {
+                continue;
+            };
+            if !ca.publishes_crl() {
+                let message = format!(
+                    "certificate {} has files.crl, and the revocation list of CA {} is not read; leave it out",
+                    certificate.name, certificate.ca
+                );
+                self.faults.push(Fault { span: None, message });
+            }
+            if there.insert(path, &certificate.ca) == Some(&certificate.ca) {
+                continue;
+            }
+            self.node.files.push(File {
+                name: certificate.name.clone(),
+                path: path.clone(),
+                content: Content::Crl(certificate.ca.clone()),
+                needs: Vec::new(),
+                owner: certificate.place.owner.clone(),
+                mode: Mode(0o644),
+                // A list that puppet read is the CA's all the same.
+                replace: certificate.place.replace || certificate.ssldir.is_some(),
+                deeds: Vec::new(),
+            });
+        }
+    }
+
     fn trusts(&mut self) {
         let mut trusts: BTreeMap<&Path, TrustFile> = BTreeMap::new();
         for certificate in self.node.certificates.values() {
@@ -241,6 +318,23 @@ impl Expanding<'_> {
                 self.faults.push(Fault { span: None, message });
             }
             there.insert(path, what);
+        }
+    }
+
+    /// Where a CA keeps one certificate a name, no two can have one.
+    fn names(&mut self) {
+        let mut there: BTreeMap<(&[String], &str), &Name> = BTreeMap::new();
+        for certificate in self.node.certificates.values() {
+            let ca = self.config.cas.get(&certificate.ca).filter(|ca| ca.keeps_names());
+            let Some(ca) = ca else { continue };
+            let name = &certificate.identity.common_name;
+            if let Some(other) = there.insert((ca.urls(), name), &certificate.name) {
+                let message = format!(
+                    "certificates {other} and {} have one certname at CA {}, {name:?}, and one certname is one certificate; give one of them another, such as certname = \"{}.{{{{ fqdn }}}}\"",
+                    certificate.name, certificate.ca, certificate.name
+                );
+                self.faults.push(Fault { span: None, message });
+            }
         }
     }
 

@@ -160,6 +160,7 @@ impl Verdict {
             Some(Reason::Damaged(_) | Reason::Unfit(Rejected::Unreadable(_))) => "damaged",
             Some(Reason::AnchorsUnknown) => "untrusted",
             Some(Reason::Unfit(Rejected::Expired(_))) => "expired",
+            Some(Reason::Unfit(Rejected::Revoked)) => "revoked",
             Some(Reason::Unfit(Rejected::NotYetValid { .. })) => "not_yet_valid",
             Some(Reason::Unfit(Rejected::Untrusted(_) | Rejected::AnchorExpired { .. })) => "untrusted",
             Some(Reason::Cloned | Reason::Unfit(_)) => "mismatched",

@@ -32,12 +32,13 @@ pub enum RenderError {
     Yaml(#[source] serde_saphyr::ser::Error),
 }
 
-/// Renders a content; `template` is the text of its template, if it has one.
+/// Renders a content; `template` is the text of its template, if it has one, or what is written as it is.
 pub fn render(content: &Content, template: &str, scope: &Scope) -> Result<String, RenderError> {
     match content {
         Content::Yaml(mapping) => yaml(mapping),
         Content::Env(lines) => env(lines),
         Content::Text(text) => Ok(format!("{HEADER}{text}")),
+        Content::Crl(_) | Content::Part(..) => Ok(template.to_owned()),
         Content::Template(path) => {
             let path = path.display().to_string();
             let rendered = environment().render_named_str(&path, template, &scope.0);

@@ -257,7 +257,8 @@ impl Report {
         let line = |(state, name, said): &(&str, String, String)| {
             format!("{state:<13} {name:<width$}  {said}").trim_end().to_owned() + "\n"
         };
-        rows.iter().map(line).collect()
+        let notes = self.notes.iter().map(|note| format!("note          {note}\n"));
+        rows.iter().map(line).chain(notes).collect()
     }
 
     /// What `status --check` says, and its exit code, as the Nagios plugin convention has it: 0 fine, 1 due

@@ -14,7 +14,7 @@ mod settle;
 mod signers;
 mod survey;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +28,7 @@ use crate::disk::{self, DiskError};
 use crate::facts::{self, Facts};
 use crate::report::{OwedLine, Report};
 use crate::root::Root;
-use crate::setting::Name;
+use crate::setting::{Name, chain};
 
 pub use failure::Error;
 use failure::Failure;
@@ -121,12 +121,15 @@ pub fn status(survey: &Survey, world: &World, only: &[Name]) -> Result<Report, E
     if !only.is_empty() {
         files.retain(|line| survey.concerns(&line.path, &asked));
     }
-    let owed = owed::deeds(&owed::read(&world.root, &survey.node)?);
+    let (owed, notes) = match owed::read(&world.root, &survey.node) {
+        Ok(debts) => (owed::deeds(&debts), Vec::new()),
+        Err(error) => (BTreeSet::new(), vec![format!("what is owed is not known: {}", chain(&error))]),
+    };
     Ok(Report {
         certificates: chosen.map(|certificate| survey.line(certificate)).collect(),
         files,
         owed: owed.iter().map(|deed| OwedLine { deed: deed.to_string(), trouble: None }).collect(),
-        notes: Vec::new(),
+        notes: [notes, survey.notes()].concat(),
     })
 }
 

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, TrustAnchor};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor};
 use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize};
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
 use crate::clock::from_seconds;
 use crate::key::pem_block;
@@ -83,6 +83,8 @@ pub enum Tls {
     Pins(Vec<Pin>),
     /// By a chain to a root of the operating system.
     System,
+    /// By a chain to what it published when it was asked for the first time, which no one vouched for.
+    FirstUse,
 }
 
 /// What a CA signs with, and what trust files hold (`anchors`).
@@ -94,6 +96,8 @@ pub enum AnchorSource {
     Pins(Vec<Pin>),
     /// What the CA publishes over the trusted connection.
     Published,
+    /// What the CA published when it was asked for the first time, which no one vouched for.
+    FirstUse,
 }
 
 #[derive(Deserialize)]
@@ -213,6 +217,22 @@ impl Anchors {
         Self::new(chosen)
     }
 
+    /// Takes from what a CA publishes all that these vouch for: each of them that is there, and what it
+    /// has signed, step by step.
+    pub fn vouched(published: &[CertificateDer<'static>], by: &[Pin]) -> Vec<CertificateDer<'static>> {
+        let (mut vouched, mut rest): (Vec<_>, Vec<_>) =
+            published.iter().cloned().partition(|der| by.contains(&Pin::of(der)));
+        loop {
+            let signed = |der: &CertificateDer<'_>| vouched.iter().any(|issuer| has_signed(issuer, der));
+            let (more, left): (Vec<_>, Vec<_>) = rest.into_iter().partition(signed);
+            if more.is_empty() {
+                return vouched;
+            }
+            vouched.extend(more);
+            rest = left;
+        }
+    }
+
     /// Joins the anchors of several CAs.
     pub fn join(&mut self, other: &Self) {
         other.0.iter().for_each(|der| self.add(der.clone()));
@@ -261,6 +281,51 @@ impl Anchors {
             self.0.push(der);
         }
     }
+}
+
+/// Whether a CA certificate has signed another certificate.
+fn has_signed(issuer: &[u8], der: &[u8]) -> bool {
+    let (Ok((_, issuer)), Ok((_, signed))) =
+        (X509Certificate::from_der(issuer), X509Certificate::from_der(der))
+    else {
+        return false;
+    };
+    issuer.is_ca()
+        && issuer.subject().as_raw() == signed.issuer().as_raw()
+        && proves(&issuer, signed.tbs_certificate.as_ref(), &signed.signature_value.data)
+}
+
+/// Whether a signature over bytes is by the key of a certificate.
+pub fn proves(signer: &X509Certificate<'_>, bytes: &[u8], signature: &[u8]) -> bool {
+    let key = &signer.public_key().subject_public_key.data;
+    webpki::ALL_VERIFICATION_ALGS.iter().any(|with| with.verify_signature(key, bytes, signature).is_ok())
+}
+
+/// Whether the list of a certificate's issuer names it. Lists that are not signed by the issuer say nothing.
+pub fn revokes(pem: &str, bundle: &[CertificateDer<'_>], leaf: &[u8]) -> Result<bool, String> {
+    let lists = CertificateRevocationListDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>();
+    let lists = lists.map_err(|_| "it is no list of revocation lists in PEM".to_owned())?;
+    let (_, leaf) =
+        X509Certificate::from_der(leaf).map_err(|_| "the certificate cannot be read".to_owned())?;
+    let issuers = bundle.iter().filter_map(|der| X509Certificate::from_der(der).ok());
+    let issuers: Vec<_> =
+        issuers.map(|(_, c)| c).filter(|c| c.subject().as_raw() == leaf.issuer().as_raw()).collect();
+    let mut found = false;
+    for der in &lists {
+        let (_, list) =
+            CertificateRevocationList::from_der(der).map_err(|_| "a list in it is damaged".to_owned())?;
+        let signed = |issuer: &X509Certificate<'_>| {
+            proves(issuer, list.tbs_cert_list.as_ref(), &list.signature_value.data)
+        };
+        if list.issuer().as_raw() != leaf.issuer().as_raw() || !issuers.iter().any(signed) {
+            continue;
+        }
+        found = true;
+        if list.iter_revoked_certificates().any(|revoked| *revoked.serial() == leaf.serial) {
+            return Ok(true);
+        }
+    }
+    if found { Ok(false) } else { Err("it holds no list of the CA that signed the certificate".to_owned()) }
 }
 
 fn name_of(der: &[u8]) -> String {

@@ -92,7 +92,7 @@ struct Asked {
 impl Asked {
     fn new() -> Self {
         let (identity, key) = (identity(), Arc::new(Key::generate(KeyKind::P256).unwrap()));
-        let pending = Pending::new(key, &identity, nodecert::key::Dialect { usages: true }).unwrap();
+        let pending = Pending::new(key, &identity, &nodecert::key::Dialect::default()).unwrap();
         Self { pending, identity }
     }
 
@@ -102,7 +102,13 @@ impl Asked {
 
     async fn with_role(&self, ca: &Ca, role: Option<&str>) -> Result<Issued, Arc<CaError>> {
         let certificate = Name::new("etcd-server").unwrap();
-        let request = Request { name: &certificate, csr: &self.pending.csr, identity: &self.identity, role };
+        let request = Request {
+            name: &certificate,
+            csr: &self.pending.csr,
+            identity: &self.identity,
+            role,
+            held: None,
+        };
         ca.obtain(&request).await
     }
 
@@ -605,6 +611,13 @@ fn every_fault_of_a_table_comes_at_once() {
             ),
             vec!["exactly one"],
         ),
+        ("[puppet]\n", vec!["no tls", "no anchors", "no url"]),
+        ("tls.system = true\n[puppet]\nurl = \"https://h:8140\"", vec!["no anchors"]),
+        ("tls.file = \"/a\"\n[puppet]\nurl = \"https://h\"\nfirst_use = true", vec!["first_use"]),
+        (
+            "tls.file = \"/a\"\n[puppet]\nurl = \"http://h\"\nattributes = { challenge = \"x\" }\nextensions = { pp_roll = \"x\", \"2.5.29.17\" = \"x\" }",
+            vec!["not https", "challengePassword", "X.509", "pp_role"],
+        ),
     ] {
         let faults = settings(text).expect_err(text);
         assert_eq!(faults.len(), words.len(), "{text}: {faults:?}");
@@ -641,7 +654,7 @@ fn the_local_ca_certifies_every_kind_of_key_and_survives_a_restart() {
         let wanted = Identity { key: kind, ttl: None, ..identity() };
         let key = Arc::new(Key::generate(kind).unwrap());
         let asked =
-            Asked { pending: Pending::new(key, &wanted, settings.dialect()).unwrap(), identity: wanted };
+            Asked { pending: Pending::new(key, &wanted, &ca.dialect().unwrap()).unwrap(), identity: wanted };
         let bundle = asked.judge(block(asked.of(&ca)).unwrap(), &made.pem());
         assert_eq!(bundle.leaf().lifetime(), Duration::from_secs(10 * 86_400 + 60), "{kind:?}");
         assert_eq!(bundle.leaf().issuer, "CN=nodecert etcd CA");

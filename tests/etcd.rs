@@ -17,7 +17,8 @@
 mod bed;
 
 use bed::{
-    Authority, Etcd, EtcdRelease, Host, Lan, Login, Member, Openbao, Pki, ended, eventually, inspect, must,
+    Authority, Autosign, Etcd, EtcdRelease, Host, Lan, Login, Member, Openbao, Pki, PuppetConfig,
+    PuppetRelease, Puppetserver, ended, eventually, inspect, must,
 };
 use serde_json::json;
 use std::fmt::Write as _;
@@ -50,6 +51,49 @@ fn a_lone_member_of_etcd_3_4_runs_from_the_environment_file() {
 #[ignore = "needs servers: run tests/all"]
 fn a_lone_member_of_etcd_3_5_runs_from_the_environment_file() {
     a_lone_member_runs_from_the_environment_file(&EtcdRelease::v3_5());
+}
+
+/// Client and peer port share the certificate, and its addresses come from a Puppet CA that signs SANs.
+#[test]
+#[ignore = "needs servers: run tests/all"]
+fn three_members_with_certificates_of_a_puppet_ca_form_a_cluster() {
+    let server = Puppetserver::with(PuppetConfig {
+        release: PuppetRelease::V7,
+        autosign: Autosign::Everything,
+        names: true,
+        alone: 0,
+    });
+    let release = EtcdRelease::v3_4();
+    let lan = Lan::of(&ADDRESSES);
+    let hosts = ADDRESSES.map(|_| Host::new());
+    let cluster = Cluster { release: &release, lan: &lan, hosts: &hosts };
+    for (nth, host) in hosts.iter().enumerate() {
+        cluster.etcd(nth).install();
+        let (pin, url, number, address) = (server.pin(), &server.url, nth + 1, ADDRESSES[nth]);
+        let [one, two, three] = ADDRESSES;
+        host.configure(&format!(
+            r#"
+[node]
+hostname = "node0{number}"
+domain = "example.com"
+addresses = ["{address}"]
+[ca.site]
+tls.pins = ["{pin}"]
+[ca.site.puppet]
+url = "{url}"
+[etcd]
+ca = "site"
+cluster = {{ node01 = "{one}", node02 = "{two}", node03 = "{three}" }}
+[certificate.etcd-server]
+certname = "etcd.{{{{ fqdn }}}}"
+"#
+        ));
+        host.nodecert("run").exits(0);
+        assert!(!host.path("/etc/etcd/pki/peer.crt").exists());
+    }
+    let mut members = cluster.start();
+    cluster.serves(&mut members);
+    no_connection_was_refused(&members);
 }
 
 /// From nothing, through a renewal, to a restart of every member.
@@ -193,6 +237,9 @@ impl Cluster<'_> {
 
     /// `curl` with the caller's own certificate.
     fn introduced(&self, from: usize, to: usize, pair: &str, page: &str) -> Command {
+        // Where one certificate serves both it is the server's.
+        let own = self.hosts[from].path(&format!("/etc/etcd/pki/{pair}.crt")).exists();
+        let pair = if own { pair } else { "server" };
         let file = |kind: &str| self.hosts[from].path(&format!("/etc/etcd/pki/{pair}.{kind}"));
         let mut curl = self.curl(from, to, page);
         curl.arg("--cert").arg(file("crt")).arg("--key").arg(file("key"));

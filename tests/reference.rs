@@ -13,7 +13,7 @@ use toml::Value;
 
 /// Where in the reference a table's keys stand (`*` is any name or entry), and a text that asks the parser
 /// for them: it does not know the key `zz`, and answers with those that it knows.
-const TABLES: [(&str, &str); 27] = [
+const TABLES: [(&str, &str); 29] = [
     ("", "zz = 1"),
     ("node", "[node]\nzz = 1"),
     ("ca.*", "[ca.a]\nzz = 1"),
@@ -28,6 +28,8 @@ const TABLES: [(&str, &str); 27] = [
         "ca.*.vault.auth.*.*.secret_id|ca.*.vault.auth.*.token|ca.*.vault.auth.*.jwt.jwt",
         "[[ca.a.vault.auth]]\ntoken = { zz = 1 }",
     ),
+    ("ca.*.puppet", "[ca.a.puppet]\nzz = 1"),
+    ("ca.*.cfssl", "[ca.a.cfssl]\nzz = 1"),
     ("ca.*.local", "[ca.a.local]\nzz = 1"),
     ("etcd", "[etcd]\nzz = 1"),
     ("kubernetes", "[kubernetes]\nzz = 1"),

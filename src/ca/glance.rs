@@ -20,6 +20,8 @@ use crate::trust::Pin;
 /// A look is not worth a longer wait.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+const PUPPET: &str = "/puppet-ca/v1/certificate/ca";
+
 /// Why there was nothing to see.
 #[derive(Debug, thiserror::Error)]
 pub enum GlanceError {
@@ -50,8 +52,8 @@ impl GlanceError {
 pub struct Presented {
     url: String,
     server: Vec<CertificateDer<'static>>,
-    mount: Vec<CertificateDer<'static>>,
-    asked_mount: bool,
+    published: Vec<CertificateDer<'static>>,
+    is_puppet: bool,
 }
 
 /// Connects, and asks for nothing but the certificates of the mount that the path names, if it names one.
@@ -71,22 +73,21 @@ pub async fn presented(text: &str) -> Result<Presented, GlanceError> {
         .dangerous()
         .with_custom_certificate_verifier(recorder.clone())
         .with_no_client_auth();
-    let asked = url
-        .join(&if mount.is_empty() { "/".to_owned() } else { format!("/v1/{mount}/ca_chain") })
-        .map_err(|_| bad())?;
+    // Without a mount it may be a Puppet server; any other answers that there is nothing.
+    let path = if mount.is_empty() { PUPPET.to_owned() } else { format!("/v1/{mount}/ca_chain") };
+    let asked = url.join(&path).map_err(|_| bad())?;
     let answer = client(config, None).map_err(&failed)?.get(asked).timeout(PATIENCE).send().await;
     let server = recorder.seen.lock().map(|seen| seen.clone()).unwrap_or_default();
     let answer = match answer {
         Err(error) if server.is_empty() => return Err(failed(root_cause(&error))),
-        answer => answer.ok().filter(|answer| answer.status().is_success() && !mount.is_empty()),
+        answer => answer.ok().filter(|answer| answer.status().is_success()),
     };
     let text = match answer {
         Some(answer) => bounded(answer).await.unwrap_or_default(),
         None => Vec::new(),
     };
-    let asked_mount = !mount.is_empty();
-    let mount = parse_chain(&String::from_utf8_lossy(&text)).unwrap_or_default();
-    Ok(Presented { url: url.to_string(), server, mount, asked_mount })
+    let published = parse_chain(&String::from_utf8_lossy(&text)).unwrap_or_default();
+    Ok(Presented { url: url.to_string(), server, published, is_puppet: mount.is_empty() })
 }
 
 impl Presented {
@@ -97,15 +98,20 @@ impl Presented {
             self.url
         );
         text += &describe("the server presents", &self.server);
+        if let Some(root) = self.published.last().filter(|_| self.is_puppet) {
+            // It presents its leaf alone; its CA says both whom to talk to and what it signs with.
+            text += &describe("its Puppet CA publishes", &self.published);
+            return text + &format!("tls.pins = [\"{}\"]\n", Pin::of(root));
+        }
         // A leaf is renewed; the topmost certificate that is presented stays longest.
         if let Some(top) = self.server.last() {
             text += &format!("tls.pins = [\"{}\"]\n", Pin::of(top));
         }
-        if self.mount.is_empty() && self.asked_mount {
+        if self.published.is_empty() && !self.is_puppet {
             text += "#\n# No CA certificates came from the mount that the address names: is its path right, and is the server unsealed?\n";
         }
-        if let Some(top) = self.mount.last() {
-            text += &describe("the mount publishes", &self.mount);
+        if let Some(top) = self.published.last() {
+            text += &describe("the mount publishes", &self.published);
             text += &format!("anchors.pins = [\"{}\"]\n", Pin::of(top));
         }
         text
@@ -114,7 +120,7 @@ impl Presented {
     /// The same for programs.
     pub fn json(&self) -> Value {
         let list = |chain: &[CertificateDer<'_>]| chain.iter().map(|der| entry(der)).collect::<Vec<_>>();
-        json!({ "url": self.url, "server": list(&self.server), "mount": list(&self.mount), "verified": false })
+        json!({ "url": self.url, "server": list(&self.server), "mount": list(&self.published), "verified": false })
     }
 }
 

@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{local, text, vault};
+use super::{cfssl, local, puppet, text, vault};
 use crate::bundle::Rejected;
 use crate::identity::Identity;
-use crate::key::Dialect;
 use crate::setting::{At, Fault, Name, SecretSource, Span};
 use crate::trust::{AnchorSource, Tls};
 
@@ -25,6 +24,8 @@ pub struct Table {
     pub refresh: Option<Span>,
     pub proxy: Option<At<String>>,
     pub vault: Option<At<vault::Table>>,
+    pub puppet: Option<At<puppet::Table>>,
+    pub cfssl: Option<At<cfssl::Table>>,
     pub local: Option<At<local::Settings>>,
 }
 
@@ -42,6 +43,10 @@ pub struct Settings {
 pub enum Kind {
     /// The PKI secrets engine of OpenBao or HashiCorp Vault.
     Vault(vault::Settings),
+    /// The CA of a Puppet server.
+    Puppet(puppet::Settings),
+    /// A cfssl server.
+    Cfssl(cfssl::Settings),
     /// A CA of this host alone.
     Local(local::Settings),
 }
@@ -63,24 +68,35 @@ impl Table {
     /// What the table means. `span` is where it stands; every fault comes at once.
     pub fn settings(self, name: &Name, span: Range<usize>) -> Result<Settings, Vec<Fault>> {
         let refresh = self.refresh.map_or(REFRESH, |span| span.0);
-        let fault = |message: &str| Err(vec![Fault::at(span.clone(), format!("CA {name} {message}"))]);
-        match (self.vault, self.local) {
-            (None, None) => {
-                fault("has no kind; write a table [ca.NAME.vault] (OpenBao too) or [ca.NAME.local]")
-            }
-            (Some(_), Some(_)) => fault("has two kinds, vault and local; keep one of the tables"),
-            (None, Some(local)) => Ok(Settings { refresh, kind: Kind::Local(local.into_inner()) }),
-            (Some(vault), None) => {
-                let mut faults = Faults { name, span, found: Vec::new() };
+        let mut faults = Faults { name, span, found: Vec::new() };
+        let kind = match (self.vault, self.puppet, self.cfssl, self.local) {
+            (Some(vault), None, None, None) => {
                 let server = faults.server(self.tls, self.anchors, self.proxy);
-                let settings = vault.into_inner().settings(server, &mut faults);
-                match settings {
-                    Some(settings) if faults.found.is_empty() => {
-                        Ok(Settings { refresh, kind: Kind::Vault(settings) })
-                    }
-                    _ => Err(faults.found),
-                }
+                vault.into_inner().settings(server, &mut faults).map(Kind::Vault)
             }
+            (None, Some(puppet), None, None) => {
+                let puppet = puppet.into_inner();
+                let (tls, anchors) = faults.one_for_another(self.tls, self.anchors, puppet.first_use);
+                let server = faults.server(tls, anchors, self.proxy);
+                puppet.settings(server, &mut faults).map(Kind::Puppet)
+            }
+            (None, None, Some(cfssl), None) => {
+                let server = faults.server(self.tls, self.anchors, self.proxy);
+                cfssl.into_inner().settings(server, &mut faults).map(Kind::Cfssl)
+            }
+            (None, None, None, Some(local)) => Some(Kind::Local(local.into_inner())),
+            (None, None, None, None) => {
+                faults.add(None, "has no kind; write a table [ca.NAME.vault] (OpenBao too), [ca.NAME.puppet], [ca.NAME.cfssl] or [ca.NAME.local]");
+                None
+            }
+            _ => {
+                faults.add(None, "has two kinds; keep one of its tables vault, puppet, cfssl and local");
+                None
+            }
+        };
+        match kind {
+            Some(kind) if faults.found.is_empty() => Ok(Settings { refresh, kind }),
+            _ => Err(faults.found),
         }
     }
 }
@@ -96,6 +112,43 @@ impl Faults<'_> {
     pub(super) fn add(&mut self, span: Option<Range<usize>>, message: impl std::fmt::Display) {
         let span = span.filter(|span| !span.is_empty()).unwrap_or_else(|| self.span.clone());
         self.found.push(Fault::at(span, format!("CA {} {message}", self.name)));
+    }
+
+    /// A Puppet CA signs its server's certificate too, so one of `tls` and `anchors` says both.
+    fn one_for_another(
+        &mut self,
+        tls: Option<At<Tls>>,
+        anchors: Option<At<AnchorSource>>,
+        first_use: bool,
+    ) -> (Option<At<Tls>>, Option<At<AnchorSource>>) {
+        match (tls, anchors) {
+            (tls, anchors) if first_use => {
+                if tls.is_some() || anchors.is_some() {
+                    self.add(
+                        None,
+                        "has first_use beside tls or anchors, which are better; leave first_use out",
+                    );
+                }
+                (Some(At::new(0..0, Tls::FirstUse)), Some(At::new(0..0, AnchorSource::FirstUse)))
+            }
+            (Some(tls), None) => {
+                let anchors = match tls.get_ref() {
+                    Tls::File(path) => Some(AnchorSource::File(path.clone())),
+                    Tls::Pins(pins) => Some(AnchorSource::Pins(pins.clone())),
+                    Tls::System | Tls::FirstUse => None,
+                };
+                (Some(tls), anchors.map(|anchors| At::new(0..0, anchors)))
+            }
+            (None, Some(anchors)) => {
+                let tls = match anchors.get_ref() {
+                    AnchorSource::File(path) => Some(Tls::File(path.clone())),
+                    AnchorSource::Pins(pins) => Some(Tls::Pins(pins.clone())),
+                    AnchorSource::Published | AnchorSource::FirstUse => None,
+                };
+                (tls.map(|tls| At::new(0..0, tls)), Some(anchors))
+            }
+            both => both,
+        }
     }
 
     /// The server without its URLs, which stand in the table of the kind.
@@ -123,27 +176,66 @@ impl Settings {
     pub fn admits(&self, wanted: &Identity, role: Option<&str>) -> Result<(), String> {
         match &self.kind {
             Kind::Vault(vault) => vault.admits(wanted, role),
+            Kind::Puppet(puppet) => puppet.admits(wanted, role),
+            Kind::Cfssl(cfssl) => cfssl.admits(wanted),
             Kind::Local(_) => local::admits(wanted),
         }
     }
 
-    /// The role of certificates that name none.
-    pub fn role(&self) -> Option<&str> {
+    /// The role that a component's certificate asks for where nothing else is said: the one of its own name.
+    /// The CA gives organization and usages by role, so each needs one of its own.
+    pub fn role_for(&self, name: &Name) -> Option<String> {
         match &self.kind {
-            Kind::Vault(vault) => vault.role.as_deref(),
-            Kind::Local(_) => None,
+            Kind::Vault(vault) if vault.role.is_none() => Some(name.to_string()),
+            Kind::Vault(_) | Kind::Puppet(_) | Kind::Cfssl(_) | Kind::Local(_) => None,
         }
     }
 
-    /// What its protocol bears in a request.
-    pub fn dialect(&self) -> Dialect {
-        Dialect { usages: true }
+    /// The name under which it keeps a certificate, and which is the certificate's common name; `None`
+    /// where it keeps none. `host` is this host's own name. The error says what to change.
+    pub fn certname(
+        &self,
+        certname: Option<&str>,
+        common_name: &str,
+        host: &str,
+    ) -> Result<Option<String>, String> {
+        match &self.kind {
+            Kind::Puppet(puppet) => puppet.certname(certname, common_name, host).map(Some),
+            Kind::Vault(_) | Kind::Cfssl(_) | Kind::Local(_) if certname.is_some() => {
+                Err("certname is for Puppet CAs; use common_name".to_owned())
+            }
+            Kind::Vault(_) | Kind::Cfssl(_) | Kind::Local(_) => Ok(None),
+        }
+    }
+
+    /// Whether one name is one certificate there, which is renewed with its key or not at all, so that
+    /// neither a key nor a request is thrown away.
+    pub fn keeps_names(&self) -> bool {
+        matches!(self.kind, Kind::Puppet(_))
+    }
+
+    /// Where its server listens.
+    pub fn urls(&self) -> &[String] {
+        self.server().map_or(&[], |server| &server.urls)
+    }
+
+    /// Whether its revocation lists are read.
+    pub fn publishes_crl(&self) -> bool {
+        matches!(self.kind, Kind::Puppet(_))
+    }
+
+    /// What its operator has to do before another certificate can come under a name.
+    pub fn frees(&self, certname: &str) -> Option<String> {
+        self.keeps_names()
+            .then(|| format!("`puppetserver ca clean --certname {certname}` on the CA's server"))
     }
 
     /// The option of the CA that is behind a rejection of what it issued.
     pub fn hint(&self, why: &Rejected) -> Option<String> {
         match &self.kind {
             Kind::Vault(vault) => vault.hint(why),
+            Kind::Puppet(puppet) => puppet.hint(why),
+            Kind::Cfssl(cfssl) => cfssl.hint(why),
             Kind::Local(_) => None,
         }
     }
@@ -160,14 +252,27 @@ impl Settings {
 
     /// Whether its anchors are known only when it has been asked ([`super::Ca::published`]).
     pub fn needs_anchor_fetch(&self) -> bool {
-        matches!(self.anchors(), Some(AnchorSource::Pins(_) | AnchorSource::Published))
+        matches!(
+            self.anchors(),
+            Some(AnchorSource::Pins(_) | AnchorSource::Published | AnchorSource::FirstUse)
+        )
     }
 
     /// The secrets it may log in with, in the order of [`super::Material::secrets`].
     pub fn secrets(&self) -> Vec<&SecretSource> {
         match &self.kind {
             Kind::Vault(vault) => vault.secrets(),
+            Kind::Puppet(puppet) => puppet.secrets(),
+            Kind::Cfssl(cfssl) => vec![&cfssl.key],
             Kind::Local(_) => Vec::new(),
+        }
+    }
+
+    /// Those of the secrets that no one else may read in the configuration.
+    pub fn private(&self) -> Vec<&SecretSource> {
+        match &self.kind {
+            Kind::Puppet(puppet) => puppet.private(),
+            Kind::Vault(_) | Kind::Cfssl(_) | Kind::Local(_) => self.secrets(),
         }
     }
 
@@ -175,7 +280,7 @@ impl Settings {
     pub fn wrapped(&self) -> Option<&SecretSource> {
         match &self.kind {
             Kind::Vault(vault) => vault.wrapped(),
-            Kind::Local(_) => None,
+            Kind::Puppet(_) | Kind::Cfssl(_) | Kind::Local(_) => None,
         }
     }
 
@@ -183,7 +288,7 @@ impl Settings {
     pub fn logs_in_with(&self) -> Vec<&At<Name>> {
         match &self.kind {
             Kind::Vault(vault) => vault.logs_in_with(),
-            Kind::Local(_) => Vec::new(),
+            Kind::Puppet(_) | Kind::Cfssl(_) | Kind::Local(_) => Vec::new(),
         }
     }
 
@@ -191,13 +296,15 @@ impl Settings {
     pub fn logs_in_otherwise(&self) -> bool {
         match &self.kind {
             Kind::Vault(vault) => vault.auth.len() > vault.logs_in_with().len(),
-            Kind::Local(_) => true,
+            Kind::Puppet(_) | Kind::Cfssl(_) | Kind::Local(_) => true,
         }
     }
 
     fn server(&self) -> Option<&Server> {
         match &self.kind {
             Kind::Vault(vault) => Some(&vault.server),
+            Kind::Puppet(puppet) => Some(&puppet.server),
+            Kind::Cfssl(cfssl) => Some(&cfssl.server),
             Kind::Local(_) => None,
         }
     }

@@ -67,7 +67,13 @@ pub(super) fn said(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(&body[..body.len().min(16 * MAX_SAID)]).into_owned();
     let errors = serde_json::from_slice::<Value>(body).ok().and_then(|json| {
         let errors = json.get("errors")?.as_array()?;
-        Some(errors.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("; "))
+        Some(
+            errors
+                .iter()
+                .filter_map(|error| error.get("message").unwrap_or(error).as_str())
+                .collect::<Vec<_>>()
+                .join("; "),
+        )
     });
     one_line(&errors.unwrap_or(text))
 }

@@ -15,7 +15,7 @@ use tokio::sync::OnceCell;
 
 use super::text::{one_line, said};
 use super::tls::Trust;
-use super::wire::{Answer, Call, Wire};
+use super::wire::{Answer, Body, Call, Wire};
 use super::{CaError, Deadline, Issued, Keep, Material, Request};
 use crate::bundle::{Bundle, parse_chain};
 use crate::clock::Clock;
@@ -116,7 +116,7 @@ impl Vault {
         let mut call = self.call(&asked, &format!("{}/{endpoint}{tail}", self.settings.mount));
         call.method = Method::POST;
         call.headers.insert(TOKEN, self.header(&token.secret)?);
-        call.body = Some(self.body(request));
+        call.body = Some(Body::Json(self.body(request)));
         let answer = self.checked(&self.wire, &call).await?;
         self.issued(&answer, &call)
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use reqwest::header::{HeaderMap, LOCATION};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, LOCATION};
 use reqwest::{Client, Method, Proxy, StatusCode, Url};
 use serde_json::Value;
 use tokio::sync::Mutex;
@@ -42,7 +42,14 @@ pub(super) struct Call<'a> {
     /// Path below the URL, with its slash.
     pub path: String,
     pub headers: HeaderMap,
-    pub body: Option<Value>,
+    pub body: Option<Body>,
+}
+
+/// What is sent along.
+#[derive(Debug, Clone)]
+pub(super) enum Body {
+    Json(Value),
+    Text(String),
 }
 
 /// What a server that could answer said.
@@ -157,9 +164,11 @@ impl Wire {
         }
         let url = format!("{base}{}", call.path);
         let mut request = self.client.request(call.method.clone(), &url).headers(call.headers.clone());
-        if let Some(body) = &call.body {
-            request = request.json(body);
-        }
+        request = match &call.body {
+            Some(Body::Json(body)) => request.json(body),
+            Some(Body::Text(body)) => request.header(CONTENT_TYPE, "text/plain").body(body.clone()),
+            None => request,
+        };
         let response =
             request.timeout(patience).send().await.map_err(|e| self.broken(base, call, &e, patience))?;
         let status = response.status();
@@ -319,7 +328,7 @@ pub(super) async fn bounded(mut response: reqwest::Response) -> Result<Vec<u8>, 
 }
 
 /// Chance for the waits.
-fn entropy() -> u64 {
+pub(super) fn entropy() -> u64 {
     let mut bytes = [0; 8];
     // Without chance a wait is at its shortest, which is no harm.
     let _ = aws_lc_rs::rand::fill(&mut bytes);

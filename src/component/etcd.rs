@@ -83,6 +83,9 @@ fn default_data_dir() -> PathBuf {
     "/var/lib/etcd/default".into()
 }
 
+const SERVER: &str = "etcd-server";
+/// The name of the table that gives peers a certificate of their own where one would do for both.
+pub const PEER: &str = "etcd-peer";
 const YAML: &str = "/etc/etcd/etcd.yaml";
 const ENV: &str = "/etc/default/etcd";
 const DROP_IN: &str = "/etc/systemd/system/etcd.service.d/50-nodecert.conf";
@@ -107,11 +110,16 @@ impl Component for Settings {
 
     /// Server and peer certificate. Both carry both usages: a member is a client of its peers, and its
     /// own gateway one of its server.
+    /// Where one name is one certificate, both have one: the server's.
     fn certificates(&self, around: Surroundings<'_>) -> Result<Certificates, Vec<Fault>> {
         let facts = around.facts;
         let member = self.member(facts)?;
-        let peer_ca = self.peer_ca.as_ref().filter(|peer| peer.get_ref() != self.ca.get_ref());
+        let peer_ca = self.other_peer_ca();
         let server = self.certificate(facts, &member, "server", "ca.crt");
+        let healthcheck = self.healthcheck.then(|| (name("etcd-healthcheck-client"), self.healthcheck()));
+        if peer_ca.is_none() && self.serves_both(around) {
+            return Ok([(name(SERVER), server)].into_iter().chain(healthcheck).collect());
+        }
         let mut peer = self.certificate(
             facts,
             &member,
@@ -120,21 +128,16 @@ impl Component for Settings {
         );
         peer.ca = Some(peer_ca.unwrap_or(&self.ca).clone());
         peer.role = self.peer_role.clone().or(peer.role);
-        let healthcheck = self.healthcheck.then(|| (name("etcd-healthcheck-client"), self.healthcheck()));
-        let pairs = [(name("etcd-server"), server), (name("etcd-peer"), peer)];
+        let pairs = [(name(SERVER), server), (name(PEER), peer)];
         Ok(pairs.into_iter().chain(healthcheck).collect())
     }
 
     /// etcd's own configuration, unless `render = false`.
     fn files(&self, around: Surroundings<'_>, expanded: &Expanded) -> Result<Vec<File>, Vec<Fault>> {
-        let (Some(server), Some(peer)) =
-            (expanded.get(&name("etcd-server")), expanded.get(&name("etcd-peer")))
-        else {
+        let Some(server) = expanded.get(&name(SERVER)).filter(|_| self.render) else {
             return Ok(Vec::new());
         };
-        if !self.render {
-            return Ok(Vec::new());
-        }
+        let peer = expanded.get(&name(PEER)).unwrap_or(server);
         if let Some(bare) = [server, peer].into_iter().find(|pair| pair.trust.is_none()) {
             // Without a trusted-ca-file etcd would ask clients for certificates and take those of any public CA.
             let message = format!(
@@ -148,7 +151,8 @@ impl Component for Settings {
         let owned: Vec<String> = rendered.keys().filter(|key| *key != "logger").cloned().collect();
         let owned: Vec<&str> = owned.iter().map(String::as_str).collect();
         pass_through(&mut rendered, "settings", self.settings.as_ref(), &owned)?;
-        let needs = [server.name.clone(), peer.name.clone()];
+        let mut needs = vec![server.name.clone(), peer.name.clone()];
+        needs.dedup();
         Ok(match self.format {
             Format::Yaml => vec![
                 open_file("etcd-config", YAML, Content::Yaml(rendered), &needs, self.replace),
@@ -162,6 +166,16 @@ impl Component for Settings {
 }
 
 impl Settings {
+    fn other_peer_ca(&self) -> Option<&At<Name>> {
+        self.peer_ca.as_ref().filter(|peer| peer.get_ref() != self.ca.get_ref())
+    }
+
+    /// Whether server and peers share a certificate: one name is one certificate at their CA, and no table
+    /// of their own says otherwise.
+    fn serves_both(&self, around: Surroundings<'_>) -> bool {
+        around.keeping.contains(self.ca.get_ref()) && !around.tables.contains(&name(PEER))
+    }
+
     /// For etcdctl on this host, by root: a client and nothing else.
     fn healthcheck(&self) -> certificate::Settings {
         certificate::Settings {

@@ -137,6 +137,9 @@ fn certificate() -> Certificate {
         trusts: vec![Name::new("etcd").unwrap()],
         role: None,
         identity: identity(),
+        certname: None,
+        crl: None,
+        ssldir: None,
         rotate_key: true,
         renew_at: 0.66,
         splay: 0.0,
@@ -624,10 +627,10 @@ fn a_rendered_file_is_written_only_if_it_differs() {
 #[test]
 fn a_pending_request_comes_back_as_it_was() {
     let site = site();
-    let (name, dialect) = (Name::new("etcd-server").unwrap(), Dialect { usages: true });
+    let (name, dialect) = (Name::new("etcd-server").unwrap(), Dialect::default());
     assert!(pending(&site.root, &name).unwrap().is_none());
     let key = Arc::new(Key::generate(KeyKind::P256).unwrap());
-    let made = Pending::new(key, &identity(), dialect).unwrap();
+    let made = Pending::new(key, &identity(), &dialect).unwrap();
     keep_pending(&site.root, &name, &made).unwrap();
     let found = pending(&site.root, &name).unwrap().unwrap();
     assert_eq!((found.key.pem(), found.csr.der()), (made.key.pem(), made.csr.der()));

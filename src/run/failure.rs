@@ -86,6 +86,11 @@ impl Failure {
         Trouble { message: chain(self), exit: self.exit() }
     }
 
+    /// Whether it is for an operator to act first.
+    pub(super) fn is_blocked(&self) -> bool {
+        matches!(self, Self::Ca(error) if error.is_blocked())
+    }
+
     pub(super) fn exit(&self) -> Exit {
         match self {
             Self::Ca(error) if error.is_temporary() => Exit::Temporary,

@@ -4,16 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::{info, warn};
+use zeroize::Zeroizing;
 
 use super::failure::Failure;
 use super::survey::Survey;
-use super::{Run, Trusts};
-use crate::bundle::{Bundle, Pair, Rejected};
-use crate::ca::{self, Ca, Request};
+use super::{Run, TEXT, Trusts};
+use crate::bundle::{Bundle, Pair, Rejected, parse_chain};
+use crate::ca::{self, Ca, Issued, Renewal, Request};
 use crate::certificate::Certificate;
 use crate::clock::{at, human};
 use crate::disk;
-use crate::key::{Key, Pending};
+use crate::key::{Dialect, Key, Pending};
 use crate::plan::{self, Reason, Verdict};
 use crate::setting::Name;
 use crate::setting::chain;
@@ -38,18 +39,21 @@ impl Run<'_> {
             return Err(failure.clone());
         }
         disk::prove_writable(self.root(), certificate, verdict.bundle().is_some())?;
-        let pending = self.pending(survey, certificate, settings, verdict)?;
         info!(certificate = %name, ca = %certificate.ca, "{name}: asking CA {}: {}", certificate.ca, reason_of(verdict));
-        let request = Request {
-            name,
-            csr: &pending.csr,
-            identity: &certificate.identity,
-            role: certificate.role.as_deref(),
+        if verdict.pair().is_none()
+            && !survey.cloned.contains(name)
+            && let Some(bundle) = self.adopted(certificate, ca, anchors).await?
+        {
+            disk::commit(self.root(), certificate, &bundle, self.world.clock.now())?;
+            return Ok((bundle, "puppet's own agent has it already".to_owned()));
+        }
+        let (key, issued) = match self.renewed(certificate, ca, verdict).await? {
+            Some(renewed) => renewed,
+            None => self.requested(survey, certificate, settings, ca, verdict).await?,
         };
-        let issued = ca.obtain(&request).await?;
         let now = self.world.clock.now();
-        let accepted = Pair::new(pending.key.clone(), issued.chain)
-            .and_then(|pair| plan::accept(certificate, pair, anchors, now));
+        let accepted =
+            Pair::new(key, issued.chain).and_then(|pair| plan::accept(certificate, pair, anchors, now));
         let bundle = match accepted {
             Ok(bundle) => bundle,
             Err(why) => return Err(self.rejected(certificate, settings, why)),
@@ -62,6 +66,72 @@ impl Run<'_> {
         disk::drop_pending(self.root(), name)?;
         info!(certificate = %name, ca = %certificate.ca, "{name}: installed, valid until {}", at(bundle.leaf().not_after));
         Ok((bundle, reason_of(verdict)))
+    }
+
+    /// What a puppet agent got before this program came: the same certificate, if it will do.
+    async fn adopted(
+        &self,
+        certificate: &Certificate,
+        ca: &Ca,
+        anchors: &Anchors,
+    ) -> Result<Option<Bundle>, Failure> {
+        let Some(ssldir) = &certificate.ssldir else { return Ok(None) };
+        let own = format!("{}.pem", certificate.identity.common_name);
+        let read = |directory: &str| disk::read_text(self.root(), &ssldir.join(directory).join(&own), TEXT);
+        let (Some((cert, _)), Some((key, _))) = (read("certs")?, read("private_keys")?) else {
+            return Ok(None);
+        };
+        let (Ok(key), Ok(mut chain)) = (Key::parse(&Zeroizing::new(key)), parse_chain(&cert)) else {
+            return Ok(None);
+        };
+        chain.extend(ca.published().await?);
+        let pair = Pair::new(Arc::new(key), chain);
+        match pair.and_then(|pair| plan::accept(certificate, pair, anchors, self.world.clock.now())) {
+            Ok(bundle) => Ok(Some(bundle)),
+            Err(why) => {
+                info!(certificate = %certificate.name, "{}: the puppet agent's certificate is not used: {why}", certificate.name);
+                Ok(None)
+            }
+        }
+    }
+
+    /// A certificate in force whose CA renews it by its own means, with its own key.
+    async fn renewed(
+        &self,
+        certificate: &Certificate,
+        ca: &Ca,
+        verdict: &Verdict,
+    ) -> Result<Option<(Arc<Key>, Issued)>, Failure> {
+        let (Verdict::Renew(bundle, _), false) = (verdict, certificate.rotate_key) else { return Ok(None) };
+        let renewed = ca.renew(&Renewal { bundle, identity: &certificate.identity }).await?;
+        Ok(renewed.map(|issued| (bundle.pair().key().clone(), issued)))
+    }
+
+    async fn requested(
+        &self,
+        survey: &Survey,
+        certificate: &Certificate,
+        settings: &ca::Settings,
+        ca: &Ca,
+        verdict: &Verdict,
+    ) -> Result<(Arc<Key>, Issued), Failure> {
+        let held = verdict.pair();
+        // A CA that renews by its own means has been asked to; what it signs anew is for a new key.
+        let kept = held.filter(|pair| {
+            !certificate.rotate_key
+                && !settings.keeps_names()
+                && pair.leaf().has_key_kind(certificate.identity.key)
+        });
+        let pending = self.pending(survey, certificate, &ca.dialect()?, held, kept)?;
+        let request = Request {
+            name: &certificate.name,
+            csr: &pending.csr,
+            identity: &certificate.identity,
+            role: certificate.role.as_deref(),
+            held: held.map(Pair::leaf),
+        };
+        let issued = ca.obtain(&request).await?;
+        Ok((pending.key, issued))
     }
 
     fn signer<'s>(
@@ -81,21 +151,20 @@ impl Run<'_> {
         &self,
         survey: &Survey,
         certificate: &Certificate,
-        settings: &ca::Settings,
-        verdict: &Verdict,
+        dialect: &Dialect,
+        held: Option<&Pair>,
+        kept: Option<&Pair>,
     ) -> Result<Pending, Failure> {
-        let (wanted, dialect) = (&certificate.identity, settings.dialect());
+        let wanted = &certificate.identity;
         let cloned = survey.cloned.contains(&certificate.name);
         let open = if cloned { None } else { disk::pending(self.root(), &certificate.name)? };
         // A power cut can bring a request back that was answered: its key is in use already.
-        let used = |open: &Pending| verdict.pair().is_some_and(|pair| pair.leaf().is_of(&open.key));
+        let used = |open: &Pending| held.is_some_and(|pair| pair.leaf().is_of(&open.key));
         if let Some(open) =
             open.filter(|open| open.asks_for(wanted, dialect) && !(certificate.rotate_key && used(open)))
         {
             return Ok(open);
         }
-        let kept =
-            verdict.pair().filter(|pair| !certificate.rotate_key && pair.leaf().has_key_kind(wanted.key));
         let key = match kept {
             Some(pair) => pair.key().clone(),
             None => Arc::new(Key::generate(wanted.key)?),
@@ -107,7 +176,12 @@ impl Run<'_> {
 
     /// A request that led to a bad answer is not made again as it is.
     fn rejected(&self, certificate: &Certificate, settings: &ca::Settings, why: Rejected) -> Failure {
-        if let Err(error) = disk::drop_pending(self.root(), &certificate.name) {
+        let dropped = match settings.keeps_names() {
+            // What is signed there is for this key, and nothing else will be.
+            true => Ok(()),
+            false => disk::drop_pending(self.root(), &certificate.name),
+        };
+        if let Err(error) = dropped {
             warn!(certificate = %certificate.name, "{}: {}", certificate.name, chain(&error));
         }
         let hint = settings.hint(&why).map(|hint| format!(". {hint}")).unwrap_or_default();

@@ -40,7 +40,8 @@ impl Run<'_> {
         let mut served = Served { ca: ca.clone(), learned, trusts: BTreeMap::new(), results: Vec::new() };
         let news = served.learned.as_ref().and_then(|learned| learned.as_ref().ok());
         let Some(anchors) = news.or(known) else { return served };
-        let verdicts = self.verdicts(survey, names, anchors, news.is_some(), ask);
+        let revocations = self.learn_crl(survey, ca, ask).await;
+        let verdicts = self.verdicts(survey, names, anchors, news.is_some() || revocations, ask);
         let due: Vec<_> = verdicts.iter().filter(|(_, verdict)| verdict.is_to_get(ask.missing)).collect();
         served.trusts =
             self.widen(survey, &due.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ca, anchors);

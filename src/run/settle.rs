@@ -131,7 +131,7 @@ impl Run<'_> {
             self.tell_trust(line, survey);
         }
         report.owed = owed;
-        report.notes = self.notes(survey);
+        report.notes.extend(self.notes(survey));
         report.notes.extend(wide_trusts(survey, &self.trusts));
         Ok(report)
     }
@@ -148,7 +148,12 @@ impl Run<'_> {
             Some(Done::Repaired(what)) => {
                 (line.action, line.reason, line.changed) = (Action::Repair, what.clone(), true);
             }
-            Some(Done::Failed(failure)) => line.trouble = Some(failure.trouble()),
+            Some(Done::Failed(failure)) => {
+                line.trouble = Some(failure.trouble());
+                if failure.is_blocked() {
+                    line.action = Action::Blocked;
+                }
+            }
             None => {}
         }
     }

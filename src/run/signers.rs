@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tracing::info;
+use tracing::{info, warn};
 use zeroize::Zeroizing;
 
 use super::failure::Failure;
-use super::survey::{Survey, anchor_state, authority_state};
+use super::survey::{READ_AT, Survey, anchor_state, authority_state, crl_state, known_crl};
 use super::{Ask, Run, TEXT};
 use crate::ca::{self, Ca, Material};
 use crate::disk;
@@ -16,9 +16,7 @@ use crate::setting::chain;
 use crate::setting::{Name, Secret, SecretSource};
 use crate::trust::{AnchorSource, Anchors, Pin, Tls};
 
-/// How the state of a CA's anchors begins: with when they were read, in seconds since 1970.
-const READ_AT: &str = "# read at ";
-/// And with the setting they were read for: another pin is a reason to look again.
+/// The state of a CA's anchors begins also with the setting they were read for: another pin is a reason to look again.
 const READ_FOR: &str = " for ";
 
 fn print_of(ca: &ca::Settings) -> String {
@@ -34,6 +32,37 @@ impl Run<'_> {
             Some(Ok(Some(_))) => !ask.missing && self.is_stale(survey, ca),
             Some(Err(_)) | None => false,
         }
+    }
+
+    /// Reads a CA's revocation lists where they are wanted as a file, as often as anchors; says whether it
+    /// did. Where they cannot be read now, what is known stays.
+    pub(super) async fn learn_crl(&self, survey: &Survey, name: &Name, ask: &Ask) -> bool {
+        let wanted = survey.node.certificates.values().any(|c| c.ca == *name && c.crl.is_some());
+        let there = matches!(known_crl(self.root(), name), Ok(Some(_)));
+        if !wanted || there && (ask.missing || !(ask.force || self.is_old_crl(survey, name))) {
+            return false;
+        }
+        let fetched = self.fetch_crl(survey, name).await;
+        if let Err(failure) = &fetched {
+            warn!(ca = %name, "CA {name}: {}", chain(failure));
+        }
+        fetched.is_ok()
+    }
+
+    fn is_old_crl(&self, survey: &Survey, name: &Name) -> bool {
+        let refresh = survey.config.cas.get(name).map_or(Duration::MAX, |ca| ca.refresh);
+        let state = disk::read_state(self.root(), &crl_state(name)).ok().flatten();
+        let read = state.and_then(|text| text.lines().next()?.strip_prefix(READ_AT)?.parse::<u64>().ok());
+        let read = SystemTime::UNIX_EPOCH + Duration::from_secs(read.unwrap_or(0));
+        survey.now.duration_since(read).map_or(true, |age| age >= refresh)
+    }
+
+    async fn fetch_crl(&self, survey: &Survey, name: &Name) -> Result<(), Failure> {
+        let Some(Ok(ca)) = self.cas.get(name) else { return Err(Failure::Waits(format!("CA {name}"))) };
+        let Some(lists) = ca.crl().await? else { return Ok(()) };
+        let read = survey.now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let state = format!("{READ_AT}{read}\n{lists}");
+        Ok(disk::keep_state(self.root(), &crl_state(name), state.as_bytes())?)
     }
 
     fn is_stale(&self, survey: &Survey, name: &Name) -> bool {
@@ -131,7 +160,15 @@ impl Run<'_> {
     }
 
     fn server_anchors(&self, name: &Name, settings: &ca::Settings) -> Result<Option<Anchors>, Failure> {
-        let Some(Tls::File(path)) = settings.tls() else { return Ok(None) };
+        let path = match settings.tls() {
+            Some(Tls::File(path)) => path,
+            // What was taken the first time vouches from then on.
+            Some(Tls::FirstUse) => {
+                let known = disk::read_state(self.root(), &anchor_state(name))?;
+                return Ok(known.and_then(|text| Anchors::parse(text.as_bytes()).ok()));
+            }
+            Some(Tls::Pins(_) | Tls::System) | None => return Ok(None),
+        };
         match disk::read_text(self.root(), path, TEXT)? {
             Some((text, _)) => Anchors::parse(text.as_bytes()).map(Some).map_err(|source| Failure::CaFile {
                 ca: name.clone(),

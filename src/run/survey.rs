@@ -7,20 +7,21 @@ use std::time::SystemTime;
 
 use super::failure::{Error, Failure};
 use super::{AS_CONFIGURED, TEXT, World};
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, Rejected};
 use crate::ca;
 use crate::certificate::{Certificate, Owner};
 use crate::config::{self, Config, Faults, Text};
 use crate::disk::{self, DiskError};
 use crate::facts::{self, Facts};
-use crate::file::{Content, File};
+use crate::file::{Content, File, Part};
+use crate::key::pem_block;
 use crate::node::{self, Node, TrustFile};
-use crate::plan::{self, Verdict};
+use crate::plan::{self, Reason, Verdict};
 use crate::render;
 use crate::report::{Action, CertificateLine, FileLine, Trouble};
 use crate::root::Root;
 use crate::setting::{Name, chain};
-use crate::trust::{AnchorSource, Anchors};
+use crate::trust::{self, AnchorSource, Anchors};
 
 /// What is wanted and what is there: the ground of every command. Nothing was changed, no one was asked.
 #[derive(Debug)]
@@ -145,6 +146,19 @@ pub(super) fn authority_state(ca: &Name) -> String {
     format!("ca/{ca}/authority.pem")
 }
 
+/// How the state of what a CA publishes begins: with when it was read, in seconds since 1970.
+pub(super) const READ_AT: &str = "# read at ";
+
+/// The revocation lists that a CA published when they were read last.
+pub(super) fn known_crl(root: &Root, ca: &Name) -> Result<Option<String>, DiskError> {
+    let state = disk::read_state(root, &crl_state(ca))?;
+    Ok(state.and_then(|text| Some(text.strip_prefix(READ_AT)?.split_once('\n')?.1.to_owned())))
+}
+
+pub(super) fn crl_state(ca: &Name) -> String {
+    format!("crl/{ca}.pem")
+}
+
 pub(super) fn anchor_state(ca: &Name) -> String {
     format!("anchors/{ca}.pem")
 }
@@ -166,7 +180,7 @@ fn known_anchors(
             let known = kept(&anchor_state(name))?;
             Ok(known.and_then(|known| Anchors::pinned(known.certificates(), pins).ok()))
         }
-        Some(AnchorSource::Published) => kept(&anchor_state(name)),
+        Some(AnchorSource::Published | AnchorSource::FirstUse) => kept(&anchor_state(name)),
         None => Ok(kept(&authority_state(name))?.filter(|own| own.unexpired(now) == *own)),
     }
 }
@@ -226,7 +240,15 @@ impl Survey {
     ) -> Result<Verdict, DiskError> {
         let held = disk::held(&world.root, certificate)?;
         let cloned = self.cloned.contains(&certificate.name);
-        Ok(plan::decide(certificate, held, anchors, cloned, force, self.now))
+        let verdict = plan::decide(certificate, held, anchors, cloned, force, self.now);
+        let (Some(bundle), Some(anchors)) = (verdict.bundle(), anchors) else { return Ok(verdict) };
+        let Some(lists) = known_crl(&world.root, &certificate.ca)? else { return Ok(verdict) };
+        let [leaf, above @ ..] = bundle.pair().chain() else { return Ok(verdict) };
+        let issuers: Vec<_> = above.iter().chain(anchors.certificates()).cloned().collect();
+        match trust::revokes(&lists, &issuers, leaf) {
+            Ok(true) => Ok(Verdict::Obtain(Some(bundle.pair().clone()), Reason::Unfit(Rejected::Revoked))),
+            Ok(false) | Err(_) => Ok(verdict),
+        }
     }
 
     /// A CA's anchors, where they are known.
@@ -280,7 +302,10 @@ impl Survey {
         let drift = self.drifts.get(&certificate.name).map(Vec::as_slice).unwrap_or_default();
         let leaf = verdict.and_then(Verdict::pair).map(|pair| pair.leaf().clone());
         let (action, reason) = match verdict.and_then(Verdict::reason) {
-            Some(reason) => (Action::Obtain, reason.to_string()),
+            Some(reason) => match self.blocked(certificate) {
+                Some(remedy) => (Action::Blocked, format!("{reason}; first {remedy} has to free its name")),
+                None => (Action::Obtain, reason.to_string()),
+            },
             None if !drift.is_empty() => (Action::Repair, drift.join("; ")),
             None => (Action::Keep, AS_CONFIGURED.to_owned()),
         };
@@ -297,6 +322,47 @@ impl Survey {
             renew_after: leaf.as_ref().map(|leaf| certificate.due_at(leaf)),
             leaf,
             paths: self.paths(certificate),
+        }
+    }
+
+    /// What its CA's operator has to do first, where the certificate that is held bears the only name that
+    /// the new one can have.
+    fn blocked(&self, certificate: &Certificate) -> Option<String> {
+        let wanted = &certificate.identity.common_name;
+        let verdict = self.verdicts.get(&certificate.name)?;
+        let held = verdict.pair().filter(|pair| pair.leaf().common_names == [wanted.as_str()])?;
+        let renewable = verdict.bundle().is_some() && !certificate.rotate_key;
+        let known = !matches!(verdict.reason(), Some(Reason::AnchorsUnknown));
+        let same_key = held.leaf().has_key_kind(certificate.identity.key);
+        if renewable && same_key || !known {
+            return None;
+        }
+        self.config.cas.get(&certificate.ca)?.frees(wanted)
+    }
+
+    /// What a person should know: a CA that no one vouched for is named until someone does.
+    pub(super) fn notes(&self) -> Vec<String> {
+        let unseen = self.config.cas.iter().filter(|(_, ca)| ca.anchors() == Some(&AnchorSource::FirstUse));
+        unseen
+            .flat_map(|(name, _)| {
+                let known = self.known_anchors(name).map(Anchors::describe).unwrap_or_default();
+                known.into_iter().map(move |(subject, pin, _)| {
+                    format!("CA {name}: {subject:?} was taken unseen (first_use = true); compare {pin} with what its operator says, then write tls.pins = [\"{pin}\"] instead")
+                })
+            })
+            .collect()
+    }
+
+    fn part(&self, name: &Name, bundle: &Bundle, part: Part) -> String {
+        let pair = bundle.pair();
+        match part {
+            Part::Key => pair.key().pem().to_owned(),
+            Part::Leaf => pair.chain().iter().take(1).map(|der| pem_block("CERTIFICATE", der)).collect(),
+            Part::Authorities => {
+                let certificate = self.node.certificates.get(name);
+                let anchors = certificate.and_then(|certificate| self.known_anchors(&certificate.ca));
+                pair.chain_pem() + &anchors.map(Anchors::pem).unwrap_or_default()
+            }
         }
     }
 
@@ -361,6 +427,14 @@ impl Survey {
 
     pub(super) fn rendered(&self, world: &World, file: &File) -> Result<String, Failure> {
         let template = match &file.content {
+            Content::Part(name, part) => match self.bundle(name) {
+                Some(bundle) => self.part(name, bundle, *part),
+                None => return Err(Failure::Waits(format!("certificate {name}"))),
+            },
+            Content::Crl(ca) => match known_crl(&world.root, ca)? {
+                Some(lists) => lists,
+                None => return Err(Failure::Waits(format!("the revocation list of CA {ca}"))),
+            },
             Content::Template(path) => match disk::read_text(&world.root, path, TEXT)? {
                 Some((text, _)) => text,
                 None => return Err(DiskError::Missing { path: path.clone() }.into()),
@@ -377,6 +451,7 @@ pub(super) fn file_line(name: String, path: &Path, difference: Result<Option<Str
         Ok(None) => (Action::Keep, AS_CONFIGURED.to_owned(), None),
         Ok(Some(why)) if why == disk::ABSENT => (Action::Obtain, why, None),
         Ok(Some(why)) => (Action::Repair, why, None),
+        Err(failure @ Failure::Waits(_)) => (Action::Obtain, failure.to_string(), None),
         Err(failure) => (Action::Blocked, chain(&failure), Some(failure.trouble())),
     };
     FileLine { name, path: path.to_owned(), action, reason, changed: false, trouble }

@@ -14,6 +14,7 @@ mod kubernetes;
 mod lan;
 mod openbao;
 mod process;
+mod puppet;
 mod x509;
 
 pub(crate) use etcd::{Etcd, EtcdRelease, Member};
@@ -22,6 +23,7 @@ pub(crate) use kubernetes::Kubernetes;
 pub(crate) use lan::{Lan, Netns};
 pub(crate) use openbao::{Login, Openbao, Pki};
 pub(crate) use process::{Daemon, Ended, ended, must};
+pub(crate) use puppet::{Autosign, PuppetConfig, PuppetRelease, Puppetserver, fingerprint};
 pub(crate) use x509::{Authority, Inspected, ServerCertificate, blocks, inspect};
 
 use std::net::{Ipv4Addr, TcpListener};

@@ -51,6 +51,10 @@ impl Daemon {
         Self { child, log: log.to_owned() }
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Everything that it has said.
     pub(crate) fn log(&self) -> String {
         let bytes = std::fs::read(&self.log).unwrap();

@@ -10,7 +10,7 @@ use super::rung::{AppRole, Cert, Rung};
 use super::{TOKEN, Vault};
 use crate::ca::CaError;
 use crate::ca::text::one_line;
-use crate::ca::wire::Wire;
+use crate::ca::wire::{Body, Wire};
 use crate::setting::Secret;
 
 /// What we are known by for the rest of the run.
@@ -165,7 +165,7 @@ impl Vault {
     async fn look_into(&self, approle: &AppRole, wrapping: &Secret) -> Result<(), CaError> {
         let mut call = self.call("look into the wrapping token", "sys/wrapping/lookup");
         call.method = Method::POST;
-        call.body = Some(json!({ "token": wrapping.expose() }));
+        call.body = Some(Body::Json(json!({ "token": wrapping.expose() })));
         let answer = self.checked(&self.wire, &call).await.map_err(|e| spent(e, approle))?;
         let lookup: Lookup = self.read(&answer, &call)?;
         if self.made_by(approle, &lookup.data.creation_path) {
@@ -195,7 +195,7 @@ impl Vault {
         let asked = format!("log in at auth/{mount}");
         let mut call = self.call(&asked, &format!("auth/{mount}/login"));
         call.method = Method::POST;
-        call.body = Some(body);
+        call.body = Some(Body::Json(body));
         let answer = self.checked(wire, &call).await?;
         let login: Login = self.read(&answer, &call)?;
         Ok(Token { secret: Secret::new(&login.auth.client_token), ours: true })

@@ -1,0 +1,390 @@
+//! A real puppetserver with its CA, from Debian's package, run from a directory of its own. It takes
+//! seconds to start, so one serves all the tests of a process: tests that want the same configuration share
+//! it, and between configurations it is told to read them again (SIGHUP).
+
+use super::process::{Daemon, ended, must};
+use super::{eventually, free_port, provided};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// What its CA does with requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PuppetConfig {
+    pub(crate) release: PuppetRelease,
+    pub(crate) autosign: Autosign,
+    /// `allow-subject-alt-names`
+    pub(crate) names: bool,
+    /// Tells apart what has to have the server for itself.
+    pub(crate) alone: u8,
+}
+
+/// A release of puppetserver, and what it is found in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PuppetRelease {
+    /// Debian 12's package, installed here. It renews nothing.
+    V7,
+    /// That of Debian 13, in a directory of its own that it takes for `/`.
+    V8,
+}
+
+impl PuppetRelease {
+    /// Its root directory.
+    fn root(self) -> PathBuf {
+        match self {
+            Self::V7 => "/".into(),
+            Self::V8 => provided("NODECERT_TEST_PUPPET_8"),
+        }
+    }
+}
+
+/// `autosign`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Autosign {
+    Everything,
+    Nothing,
+    /// What has this challengePassword.
+    Password(&'static str),
+}
+
+struct Server {
+    daemon: Daemon,
+    release: PuppetRelease,
+    directory: TempDir,
+    port: u16,
+}
+
+#[derive(Default)]
+struct Turn {
+    server: Option<Server>,
+    config: Option<PuppetConfig>,
+    users: usize,
+}
+
+static TURN: Mutex<Option<Turn>> = Mutex::new(None);
+static NEXT: Condvar = Condvar::new();
+/// 16 s on two idle cores.
+const START: Duration = Duration::from_secs(240);
+const STARTED: &str = "Puppet Server has successfully started";
+
+/// The right to the server under one configuration; given back when dropped.
+pub(crate) struct Puppetserver {
+    pub(crate) url: String,
+    directory: PathBuf,
+}
+
+impl Puppetserver {
+    /// Waits until the server is free, or runs as `config` already.
+    pub(crate) fn with(config: PuppetConfig) -> Self {
+        let mut lock = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let turn = lock.get_or_insert_default();
+            if turn.users == 0 || turn.config == Some(config) {
+                break;
+            }
+            lock = NEXT.wait(lock).unwrap_or_else(PoisonError::into_inner);
+        }
+        let turn = lock.get_or_insert_default();
+        if turn.config != Some(config) {
+            match turn.server.take_if(|server| server.release == config.release) {
+                Some(mut server) => {
+                    server.reload(config);
+                    turn.server = Some(server);
+                }
+                None => {
+                    // Two at once would need the memory of two.
+                    turn.server = None;
+                    turn.server = Some(Server::start(config));
+                }
+            }
+            turn.config = Some(config);
+        }
+        turn.users += 1;
+        let server = turn.server.as_ref().unwrap();
+        Self {
+            url: format!("https://127.0.0.1:{}", server.port),
+            directory: server.directory.path().to_owned(),
+        }
+    }
+
+    /// Reads its configuration again, as a restart does: for a while nothing answers.
+    pub(crate) fn restart(&self) {
+        let mut lock = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = lock.get_or_insert_default();
+        let config = turn.config.unwrap();
+        turn.server.as_mut().unwrap().reload(config);
+    }
+
+    /// Root, then intermediate: the CA's own certificates.
+    pub(crate) fn ca_pem(&self) -> String {
+        std::fs::read_to_string(self.directory.join("etc/ca/ca_crt.pem")).unwrap()
+    }
+
+    /// The fingerprint of the root, as a pin is written.
+    pub(crate) fn pin(&self) -> String {
+        format!("sha256:{}", fingerprint(&self.root_pem()))
+    }
+
+    pub(crate) fn root_pem(&self) -> String {
+        let bundle = self.ca_pem();
+        let last = bundle.rfind("-----BEGIN CERTIFICATE-----").unwrap();
+        bundle[last..].to_owned()
+    }
+
+    /// Signs the stored request of a name, or revokes its certificate: `signed`, `revoked`.
+    pub(crate) fn set(&self, certname: &str, state: &str) {
+        let body = format!("{{\"desired_state\":\"{state}\"}}");
+        self.admin(&["-X", "PUT", "-H", "Content-Type: application/json", "-d", &body], certname);
+    }
+
+    /// What `puppetserver ca clean` does: frees a name. A certificate is revoked first.
+    pub(crate) fn clean(&self, certname: &str) {
+        if !self.get(&format!("certificate/{certname}")).is_empty() {
+            self.set(certname, "revoked");
+        }
+        self.admin(&["-X", "DELETE"], certname);
+    }
+
+    /// The stored request of a name, once it is there.
+    pub(crate) fn stored(&self, certname: &str) -> String {
+        let path = format!("certificate_request/{certname}");
+        eventually("a request at the CA", || {
+            Some(self.get(&path)).filter(|r| !r.is_empty()).ok_or("none".into())
+        })
+    }
+
+    /// What stands at a path that needs no login; empty if nothing does.
+    pub(crate) fn get(&self, path: &str) -> String {
+        let ended = ended(self.curl(&["--fail"]).arg(format!("{}/puppet-ca/v1/{path}", self.url)));
+        if ended.status.success() { ended.stdout } else { String::new() }
+    }
+
+    fn admin(&self, arguments: &[&str], certname: &str) {
+        let ssl = self.directory.join("etc/ssl");
+        let mut command = self.curl(&["--fail-with-body", "--cert"]);
+        command.arg(ssl.join("certs/puppet.example.com.pem")).arg("--key");
+        command.arg(ssl.join("private_keys/puppet.example.com.pem")).args(arguments);
+        must(command.arg(format!("{}/puppet-ca/v1/certificate_status/{certname}", self.url)));
+    }
+
+    fn curl(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("curl");
+        command.args(["--silent", "--show-error", "--max-time", "30", "--noproxy", "*", "--cacert"]);
+        command.arg(self.directory.join("etc/ca/ca_crt.pem")).args(arguments);
+        command
+    }
+}
+
+impl Drop for Puppetserver {
+    fn drop(&mut self) {
+        let mut lock = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        lock.get_or_insert_default().users -= 1;
+        NEXT.notify_all();
+    }
+}
+
+impl Server {
+    fn start(config: PuppetConfig) -> Self {
+        let system = config.release.root();
+        let directory = TempDir::new_in(system.join("tmp")).unwrap();
+        let root = directory.path().to_owned();
+        let port = free_port();
+        install(&root, &system, port);
+        configure(&root, config);
+        let conf = inside(&root, &system).join("etc/puppet.conf");
+        must(&mut enter(&system, &["puppetserver", "ca", "setup", "--config", conf.to_str().unwrap()]));
+        let mut server = Self { daemon: serve(root, system), release: config.release, directory, port };
+        server.is_up(1);
+        server
+    }
+
+    fn reload(&mut self, config: PuppetConfig) {
+        let before = self.starts();
+        configure(self.directory.path(), config);
+        must(Command::new("kill").args(["-HUP", &self.daemon.pid().to_string()]));
+        self.is_up(before + 1);
+    }
+
+    fn is_up(&mut self, starts: usize) {
+        let began = Instant::now();
+        while self.starts() < starts {
+            self.daemon.must_live();
+            assert!(began.elapsed() < START, "puppetserver: not within {START:?}: {}", self.daemon.log());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    fn starts(&self) -> usize {
+        self.daemon.log().matches(STARTED).count()
+    }
+}
+
+/// Starts the server from a thread that lives as long as the process: a test's own thread ends with it,
+/// and would take the server along.
+fn serve(root: PathBuf, system: PathBuf) -> Daemon {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let argv = argv(&inside(&root, &system));
+        let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
+        let wrapper = enter(&system, &[]);
+        sender.send(Daemon::start(Some(wrapper), &argv, &root.join("log"))).unwrap();
+        loop {
+            std::thread::park();
+        }
+    });
+    receiver.recv().unwrap()
+}
+
+/// A command in a root directory, to which `argv` may be appended. Each step execs the next, and the mounts
+/// end with it.
+fn enter(system: &Path, argv: &[&str]) -> Command {
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-euc", ENTER, "enter"]);
+    command.arg(system).args(argv);
+    command
+}
+
+const ENTER: &str = r#"root=$1; shift
+[ "$root" = / ] || for tree in proc dev; do mount --rbind "/$tree" "$root/$tree"; done
+exec chroot "$root" "$@""#;
+
+/// A path as the server sees it.
+fn inside(path: &Path, system: &Path) -> PathBuf {
+    Path::new("/").join(path.strip_prefix(system).unwrap())
+}
+
+/// Without the flags for the compiler a start takes three times as long.
+fn argv(root: &Path) -> Vec<String> {
+    let share = "/usr/share/puppetserver";
+    let at = |name: &str| root.join(name).display().to_string();
+    [
+        "env",
+        "-C",
+        share,
+        "java",
+        "-Xms512m",
+        "-Xmx512m",
+        "-XX:TieredStopAtLevel=1",
+        "-XX:+UseSerialGC",
+        "-Djruby.logger.class=com.puppetlabs.jruby_utils.jruby.Slf4jLogger",
+        "-Djruby.lib=/usr/share/jruby/lib",
+        "-jar",
+        "puppetserver.jar",
+        "--config",
+        &at("conf.d"),
+        "--bootstrap-config",
+        &at("services.d"),
+    ]
+    .map(str::to_owned)
+    .to_vec()
+}
+
+/// Everything but what `configure` writes.
+fn install(root: &Path, system: &Path, port: u16) {
+    for directory in ["etc", "conf.d", "services.d", "log.d", "var", "code", "run"] {
+        std::fs::create_dir(root.join(directory)).unwrap();
+    }
+    let package = system.join("etc/puppet/puppetserver");
+    assert!(package.exists(), "no puppetserver: run `tests/all`, which installs it");
+    for file in ["conf.d/auth.conf", "conf.d/web-routes.conf"] {
+        std::fs::copy(package.join(file), root.join(file)).unwrap();
+    }
+    let services = std::fs::read_to_string(package.join("services.d/bootstrap.cfg")).unwrap();
+    let ca = std::fs::read_to_string(package.join("services.d/ca.cfg")).unwrap();
+    // It reports to its makers; a test speaks to no one.
+    let lines =
+        services.lines().chain(ca.lines()).filter(|l| !l.starts_with('#') && !l.contains("analytics"));
+    write(root, "services.d/bootstrap.cfg", &lines.collect::<Vec<_>>().join("\n"));
+    let at = inside(root, system);
+    let at = at.display();
+    write(
+        root,
+        "conf.d/webserver.conf",
+        &format!("webserver: {{ client-auth: want, ssl-host: 127.0.0.1, ssl-port: {port} }}"),
+    );
+    write(
+        root,
+        "conf.d/global.conf",
+        &format!("global: {{ logging-config: {at}/logback.xml }}\nmetrics: {{ server-id: localhost }}"),
+    );
+    write(
+        root,
+        "logback.xml",
+        "<configuration><appender name=\"out\" class=\"ch.qos.logback.core.ConsoleAppender\"><encoder><pattern>%d %-5p %c{2} %m%n</pattern></encoder></appender><root level=\"info\"><appender-ref ref=\"out\"/></root></configuration>",
+    );
+    write(
+        root,
+        "conf.d/puppetserver.conf",
+        &format!(
+            r#"jruby-puppet: {{
+  ruby-load-path: [/usr/lib/puppetserver/ruby/vendor_ruby], gem-home: {at}/gems
+  gem-path: [{at}/gems, "/usr/lib/puppetserver/vendored-jruby-gems"], max-active-instances: 1
+  server-conf-dir: {at}/etc, server-code-dir: {at}/code, server-var-dir: {at}/var
+  server-run-dir: {at}/run, server-log-dir: {at}/log.d
+}}
+http-client: {{}}
+profiler: {{}}
+"#
+        ),
+    );
+}
+
+fn configure(root: &Path, config: PuppetConfig) {
+    let at = inside(root, &config.release.root());
+    let at = at.display();
+    let autosign = match config.autosign {
+        Autosign::Everything => "true".to_owned(),
+        Autosign::Nothing => "false".to_owned(),
+        Autosign::Password(password) => {
+            write(
+                root,
+                "policy",
+                &format!("#!/bin/sh\nopenssl req -noout -text | grep -q 'challengePassword *:{password}$'\n"),
+            );
+            std::fs::set_permissions(root.join("policy"), PermissionsExt::from_mode(0o755)).unwrap();
+            format!("{at}/policy")
+        }
+    };
+    write(
+        root,
+        "etc/puppet.conf",
+        &format!(
+            r"[main]
+confdir = {at}/etc
+ssldir = {at}/etc/ssl
+vardir = {at}/var
+logdir = {at}/log.d
+rundir = {at}/run
+codedir = {at}/code
+certname = puppet.example.com
+[server]
+dns_alt_names = localhost,IP:127.0.0.1
+cadir = {at}/etc/ca
+autosign = {autosign}
+"
+        ),
+    );
+    let names = config.names;
+    // A release that does not know the last two passes them over.
+    write(
+        root,
+        "conf.d/ca.conf",
+        &format!(
+            "certificate-authority: {{ allow-subject-alt-names: {names}, allow-auto-renewal: true, auto-renewal-cert-ttl: \"10d\" }}"
+        ),
+    );
+}
+
+fn write(root: &Path, name: &str, text: &str) {
+    std::fs::write(root.join(name), text).unwrap();
+}
+
+/// SHA-256 of what a PEM block holds, in hexadecimal.
+pub(crate) fn fingerprint(pem: &str) -> String {
+    let body = pem::parse(pem).unwrap();
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, body.contents());
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}

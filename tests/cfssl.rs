@@ -1,0 +1,173 @@
+//! nodecert against a real `cfssl serve`: authsign with the right and a wrong key, profiles, and what it
+//! cannot sign.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test starts processes, reads files and fails aloud"
+)]
+
+mod bed;
+
+use bed::{Authority, Daemon, Host, blocks, eventually, free_port, inspect, must};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
+use tempfile::TempDir;
+
+const KEY: &str = "/var/lib/nodecert/secrets/cfssl";
+const AUTH_KEY: &str = "0123456789abcdef0123456789abcdef";
+
+/// A running cfssl behind TLS. Killed when dropped.
+struct Cfssl {
+    _daemon: Daemon,
+    directory: TempDir,
+    listener: Authority,
+    port: u16,
+}
+
+impl Cfssl {
+    fn start() -> Self {
+        let (directory, listener, port) = (TempDir::new().unwrap(), Authority::new("listener"), free_port());
+        let at = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+        let server = listener.issue(&["127.0.0.1"]);
+        std::fs::write(at("tls.pem"), server.certificate).unwrap();
+        std::fs::write(at("tls.key"), server.key).unwrap();
+        authority(directory.path());
+        std::fs::write(at("config.json"), CONFIG.replace("AUTH_KEY", AUTH_KEY)).unwrap();
+        let argv = [
+            "cfssl",
+            "serve",
+            "-address",
+            "127.0.0.1",
+            "-port",
+            &port.to_string(),
+            "-ca",
+            &at("ca.pem"),
+            "-ca-key",
+            &at("ca-key.pem"),
+            "-config",
+            &at("config.json"),
+            "-tls-cert",
+            &at("tls.pem"),
+            "-tls-key",
+            &at("tls.key"),
+        ];
+        let daemon = Daemon::start(None, &argv, &directory.path().join("log"));
+        eventually("cfssl", || TcpStream::connect(("127.0.0.1", port)).map_err(|e| e.to_string()));
+        Self { _daemon: daemon, directory, listener, port }
+    }
+
+    fn ca_pem(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("ca.pem")).unwrap()
+    }
+
+    fn host(&self, profile: &str, key: &str, more: &str) -> Host {
+        let host = Host::new();
+        host.write("/etc/nodecert/cfssl-tls.pem", &self.listener.pem());
+        host.write_secret(KEY, key);
+        host.configure(&format!(
+            r#"
+[node]
+hostname = "node01"
+domain = "example.com"
+addresses = ["10.99.0.11"]
+[ca.lab]
+tls.file = "/etc/nodecert/cfssl-tls.pem"
+anchors.published = true
+[ca.lab.cfssl]
+urls = ["https://127.0.0.1:{}"]
+key = {{ file = "{KEY}" }}
+profile = "{profile}"
+[certificate.web]
+ca = "lab"
+common_name = "{{{{ fqdn }}}}"
+organization = ["ops"]
+dns = ["{{{{ fqdn }}}}"]
+ips = ["{{{{ addresses }}}}"]
+directory = "/etc/web/pki"
+{more}
+"#,
+            self.port
+        ));
+        host
+    }
+}
+
+const CONFIG: &str = r#"{
+  "auth_keys": { "host": { "type": "standard", "key": "AUTH_KEY" } },
+  "signing": {
+    "default": { "auth_key": "host", "expiry": "720h", "usages": ["signing", "server auth"] },
+    "profiles": {
+      "etcd": { "auth_key": "host", "expiry": "720h", "usages": ["signing", "server auth", "client auth"] },
+      "server": { "auth_key": "host", "expiry": "720h", "usages": ["signing", "server auth"] }
+    }
+  }
+}"#;
+
+/// `ca.pem` and `ca-key.pem`, as `openssl` makes them.
+fn authority(directory: &Path) {
+    let mut command = Command::new("openssl");
+    command.args([
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "30",
+    ]);
+    command.args(["-subj", "/CN=lab CA", "-keyout"]).arg(directory.join("ca-key.sec8"));
+    must(command.arg("-out").arg(directory.join("ca.pem")));
+    // cfssl 1.2.0 reads no PKCS #8.
+    let mut command = Command::new("openssl");
+    command.args(["ec", "-in"]).arg(directory.join("ca-key.sec8"));
+    must(command.arg("-out").arg(directory.join("ca-key.pem")));
+}
+
+#[test]
+#[ignore = "needs servers: run tests/all"]
+fn a_certificate_is_signed_with_its_names_and_organization() {
+    let cfssl = Cfssl::start();
+    let host = cfssl.host("etcd", AUTH_KEY, "");
+    host.nodecert("run").exits(0).keeps_secret(&[AUTH_KEY]);
+    let leaf = inspect(&host.path("/etc/web/pki/web.crt"));
+    assert_eq!((leaf.subject.as_str(), leaf.ips.len()), ("CN=node01.example.com,O=ops", 1), "{leaf:?}");
+    assert_eq!(blocks(&host.read("/etc/web/pki/ca.crt")), blocks(&cfssl.ca_pem()));
+    let mut verify = Command::new("openssl");
+    verify.args(["verify", "-no-CApath", "-no-CAstore", "-CAfile"]).arg(host.path("/etc/web/pki/ca.crt"));
+    must(verify.arg(host.path("/etc/web/pki/web.crt")));
+    host.nodecert("run").exits(0).says("nothing to do");
+    host.nodecert("run --force").exits(0);
+}
+
+#[test]
+#[ignore = "needs servers: run tests/all"]
+fn a_wrong_key_is_refused() {
+    let cfssl = Cfssl::start();
+    let host = cfssl.host("etcd", "ffffffffffffffffffffffffffffffff", "");
+    host.nodecert("run").exits(77).says("invalid token").says("auth key");
+    cfssl.host("etcd", "no hexadecimal", "").nodecert("run").exits(77).says("not hexadecimal");
+}
+
+#[test]
+#[ignore = "needs servers: run tests/all"]
+fn an_unknown_profile_or_one_that_gives_other_usages_is_refused() {
+    let cfssl = Cfssl::start();
+    // cfssl takes its default profile for one that it does not know, and says nothing.
+    cfssl.host("nowhere", AUTH_KEY, "").nodecert("run").exits(77).says("client").says("`usages`");
+    cfssl.host("server", AUTH_KEY, "").nodecert("run").exits(77).says("client").says("`usages`");
+}
+
+#[test]
+#[ignore = "needs servers: run tests/all"]
+fn what_cfssl_drops_is_refused_before_it_is_asked() {
+    let cfssl = Cfssl::start();
+    let by_uri = cfssl.host("etcd", AUTH_KEY, "uris = [\"spiffe://example.com/node01\"]");
+    by_uri.nodecert("run").exits(78).says("drops URIs");
+    cfssl.host("etcd", AUTH_KEY, "key = \"ed25519\"").nodecert("run").exits(78).says("Ed25519");
+}
