@@ -54,7 +54,12 @@ impl Floor {
         let mut lap = Lap(Instant::now());
         let key = Arc::new(Key::generate(KeyKind::P256).unwrap());
         let a = lap.ms();
-        let csr = Csr::new(&key, &self.identity, Dialect { usages: true }).unwrap();
+        let csr = Csr::new(
+            &key,
+            &self.identity,
+            &Dialect { usages: true, lone_name: true, attributes: Vec::new(), extensions: Vec::new() },
+        )
+        .unwrap();
         let b = lap.ms();
         let mut stream = self.connect();
         let c = lap.ms();
