@@ -120,7 +120,7 @@ pub fn lock(root: &Root, wait: Duration) -> Result<Lock, DiskError> {
 /// longer for than a whole run without work.
 fn write_pid(file: &mut File) -> std::io::Result<()> {
     file.rewind()?;
-    writeln!(file, "{:>10}", std::process::id())
+    file.write_all(format!("{:>10}\n", std::process::id()).as_bytes())
 }
 
 fn read_pid(file: &mut File) -> Option<u32> {

@@ -1,0 +1,175 @@
+//! A boot storm under virtual time: ten thousand hosts that start within ten seconds, each with the
+//! `Backoff` of this program, against a CA that can do less than they ask. Nothing waits and nothing is sent;
+//! the same seed gives the same storm. `cargo test --test storm -- --nocapture` prints the figures.
+
+#![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a simulation prints its figures")]
+#![allow(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::ops::Range;
+use std::time::Duration;
+
+use nodecert::ca::Backoff;
+
+const HOSTS: usize = 10_000;
+/// Seconds within which they all start.
+const BOOT: f64 = 10.0;
+/// Seconds; the `--deadline` of a run if none is given.
+const DEADLINE: f64 = 600.0;
+
+/// A CA that works off one request after the other. What a host does in one run (log in, sign, give the
+/// token back) counts as one.
+#[derive(Debug, Clone)]
+struct Server {
+    /// Requests a second.
+    rate: f64,
+    /// Seconds of work that it lets wait; it refuses what comes on top (429 or 503).
+    queue: f64,
+    /// What it says when it refuses: Retry-After, in seconds.
+    after: Option<f64>,
+    /// When it is dead, in seconds; what waits in it then is lost.
+    dead: Range<f64>,
+}
+
+/// How a storm went. Times in seconds after its start.
+#[derive(Debug, Default)]
+struct Outcome {
+    /// When each host had its certificate, sorted.
+    served: Vec<f64>,
+    /// Requests that were refused for their rate.
+    refused: usize,
+    /// Requests that the CA took in: those served, and those lost when it died.
+    taken: usize,
+    /// Requests that met no one.
+    unanswered: usize,
+    /// Requests within the busiest second, taken or not.
+    peak: usize,
+}
+
+impl Outcome {
+    fn at(&self, share: f64) -> f64 {
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a length")]
+        let place = (self.served.len().saturating_sub(1) as f64 * share) as usize;
+        self.served.get(place).copied().unwrap_or(f64::INFINITY)
+    }
+}
+
+/// SplitMix64 (Steele, Lea, Flood 2014): chance that is the same each time.
+struct Chance(u64);
+
+impl Chance {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// From 0 to 1.
+    fn share(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}
+
+/// Lets all hosts ask until each has a certificate or gives up.
+fn storm(server: &Server) -> Outcome {
+    let mut chance = Chance(8);
+    let started: Vec<_> = (0..HOSTS).map(|_| chance.share() * BOOT).collect();
+    let mut backoffs = vec![Backoff::default(); HOSTS];
+    let micros = |seconds: f64| Duration::from_secs_f64(seconds).as_micros();
+    let mut asks: BinaryHeap<_> = (0..HOSTS).map(|host| Reverse((micros(started[host]), host))).collect();
+    let (mut outcome, mut free, mut seconds) = (Outcome::default(), 0.0_f64, BTreeMap::<u128, usize>::new());
+    while let Some(Reverse((at, host))) = asks.pop() {
+        let now = at as f64 / 1e6;
+        *seconds.entry(at / 1_000_000).or_default() += 1;
+        let done = free.max(now) + 1.0 / server.rate;
+        // Whoever is refused or lost asks again; one whose server dies learns of it at that moment.
+        let (learned, after) = if server.dead.contains(&now) {
+            outcome.unanswered += 1;
+            (now, None)
+        } else if free - now > server.queue {
+            outcome.refused += 1;
+            (now, server.after)
+        } else if now < server.dead.start && done > server.dead.start {
+            outcome.taken += 1;
+            free = server.dead.end;
+            (server.dead.start, None)
+        } else {
+            free = done;
+            outcome.taken += 1;
+            outcome.served.push(done);
+            continue;
+        };
+        let left = Duration::from_secs_f64((DEADLINE - (learned - started[host])).max(0.0));
+        let wait = backoffs[host].next(after.map(Duration::from_secs_f64), left, chance.next());
+        if let Some(wait) = wait {
+            asks.push(Reverse((micros(learned) + wait.as_micros(), host)));
+        }
+    }
+    outcome.served.sort_by(f64::total_cmp);
+    outcome.peak = seconds.into_values().max().unwrap_or_default();
+    outcome
+}
+
+/// What no fleet can do better: the CA works from the first request to the last, but for when it is dead.
+fn ideal(server: &Server) -> f64 {
+    let work = HOSTS as f64 / server.rate;
+    let lasting = if work > server.dead.start { work + server.dead.end - server.dead.start } else { work };
+    lasting.max(BOOT)
+}
+
+/// The longest wait of a `Backoff` on its own account, in seconds.
+const CAP: f64 = 30.0;
+
+/// Prints how a storm goes, and holds it to what is promised: everyone is served before the deadline; within
+/// 1.2 times the ideal, or, where the ideal is short beside it, one last wait after it; and the CA works at
+/// most 1.1 times for a certificate.
+fn is_weathered(what: &str, server: &Server) {
+    let (outcome, ideal) = (storm(server), ideal(server));
+    let (last, each) = (outcome.at(1.0), |count: usize| count as f64 / HOSTS as f64);
+    println!(
+        "{what:<22} {:>5} {ideal:>6.1} {last:>6.1} {:>5.2} {:>6.1} {:>6.1} {:>8.2} {:>8.2} {:>8.2} {:>6}",
+        server.rate,
+        last / ideal,
+        outcome.at(0.5),
+        outcome.at(0.99),
+        each(outcome.taken),
+        each(outcome.refused),
+        each(outcome.unanswered),
+        outcome.peak
+    );
+    assert_eq!(outcome.served.len(), HOSTS, "{what}, {server:?}: all are served");
+    let slack = (0.2 * ideal).max(CAP + server.after.unwrap_or(0.0));
+    assert!(last <= ideal + slack, "{what}, {server:?}: {last:.1} s, where {ideal:.1} s would do");
+    assert!(each(outcome.taken) <= 1.1, "{what}, {server:?}: {} requests taken", outcome.taken);
+}
+
+#[test]
+fn ten_thousand_hosts_at_once_are_all_served_about_as_soon_as_the_ca_can() {
+    println!(
+        "{:<22} {:>5} {:>6} {:>6} {:>5} {:>6} {:>6} {:>8} {:>8} {:>8} {:>6}",
+        "", "C/s", "ideal", "all", "ratio", "p50", "p99", "taken", "refused", "no one", "peak/s"
+    );
+    let never = f64::INFINITY..f64::INFINITY;
+    for rate in [20.0, 50.0, 100.0, 300.0, 1000.0] {
+        for (what, queue, after, dead) in [
+            ("429", 0.1, None, never.clone()),
+            ("429, Retry-After: 1", 0.1, Some(1.0), never.clone()),
+            ("429, Retry-After: 10", 0.1, Some(10.0), never.clone()),
+            ("503 over 5 s of queue", 5.0, None, never.clone()),
+            ("dead from 5 s to 35 s", 5.0, None, 5.0..35.0),
+        ] {
+            is_weathered(what, &Server { rate, queue, after, dead });
+        }
+    }
+}
+
+#[test]
+fn a_rate_limit_of_a_hundred_a_second_costs_a_fifth_more_time_at_most() {
+    let never = f64::INFINITY..f64::INFINITY;
+    for (rate, after) in [(20.0, None), (50.0, None), (100.0, None), (20.0, Some(10.0)), (100.0, Some(1.0))] {
+        let server = Server { rate, queue: 0.1, after, dead: never.clone() };
+        assert!(storm(&server).at(1.0) <= 1.2 * ideal(&server), "{server:?}");
+    }
+}
