@@ -363,3 +363,34 @@ fn a_name_too_few_does_not_keep_a_consumer_from_starting_and_a_file_too_few_does
     assert_eq!(actions(&site.run()), [Action::Repair]);
     assert!(site.look().is_usable());
 }
+
+#[test]
+fn no_leaf_comes_before_its_trust_file() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    fs::create_dir_all(site.path("etc/web/pki")).unwrap();
+    fs::write(site.path("etc/web/pki/ca.crt"), "someone else's\n").unwrap();
+    assert_eq!(site.run().exit(), Exit::Fault);
+    assert!(!site.path("etc/web/pki/web.crt").exists(), "its trust file was refused");
+    assert_eq!(fs::read_to_string(site.path("etc/web/pki/ca.crt")).unwrap(), "someone else's\n");
+}
+
+#[test]
+fn a_request_that_a_power_cut_brings_back_does_not_bring_back_its_key() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    site.run();
+    let (pending, key) = (site.path("var/lib/nodecert/pending/web.pem"), site.path("etc/web/pki/web.key"));
+    fake.misbehave("/sign", fake::Fault::Status(503, None, "sealed"), usize::MAX);
+    let force = Ask { force: true, deadline: Duration::from_secs(1), ..Ask::default() };
+    assert_eq!(site.ask(&force).exit(), Exit::Temporary);
+    let lost = fs::read(&pending).unwrap();
+    fake.behave();
+    assert_eq!(site.ask(&force).exit(), Exit::Done);
+    let second = fs::read(&key).unwrap();
+    assert!(lost.starts_with(&second), "the open request was gone on with");
+
+    fs::write(&pending, lost).unwrap();
+    assert_eq!(site.ask(&force).exit(), Exit::Done);
+    assert_ne!(fs::read(&key).unwrap(), second);
+}

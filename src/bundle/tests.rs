@@ -17,15 +17,23 @@ const DAY: u64 = 86_400;
 
 /// A self-signed P-256 certificate for CN=node01, 2026 to 2046, signed with ECDSA and SHA-1.
 const SHA1: &str = "-----BEGIN CERTIFICATE-----
-MIIBdjCCARygAwIBAgIUXOXkLUKYkM7ZisBpfZFLqqIPSEswCQYHKoZIzj0EATAR
-MQ8wDQYDVQQDDAZub2RlMDEwHhcNMjYxMTIzMTMzNjI0WhcNNDYxMTE4MTMzNjI0
-WjARMQ8wDQYDVQQDDAZub2RlMDEwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAASS
-kl/VKhxXenbONv7JIETZ1UkmegHZwr+IeXJBbbFUPpty7c0N3YtCuMT+pMbceNop
-trdhIeU3eTYyZPelONLmo1MwUTAdBgNVHQ4EFgQUyVDMlsyXBjyRKvQHVLcTxIlc
-bRMwHwYDVR0jBBgwFoAUyVDMlsyXBjyRKvQHVLcTxIlcbRMwDwYDVR0TAQH/BAUw
-AwEB/zAJBgcqhkjOPQQBA0kAMEYCIQD1lSdaeB6bmSztANhEFm6v6D0w16N5ZMQE
-l9MtM7cziwIhAN9wOYC/0JATvicYFKtwnE10CYFcYQoF23vPFcUkEZ2U
+MIIBcjCCARmgAwIBAgIUEBKZXqPOnI4F7KDIIDHVFVztVgYwCQYHKoZIzj0EATAR
+MQ8wDQYDVQQDDAZub2RlMDEwHhcNMjYxMTIzMTQ1NzEwWhcNNDYxMTE4MTQ1NzEw
+WjARMQ8wDQYDVQQDDAZub2RlMDEwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAARW
+XOctMfHOhL4lk5FL6xcfZkHb45ZJu8RNtuS6OjF6jVUOZlXixd65K64mAUt/FNxO
+gV7DMkw/Ax4DsUgHTfYuo1AwTjAdBgNVHQ4EFgQUSQSiDwN5jby8O6dgb7WVjHva
+eikwHwYDVR0jBBgwFoAUSQSiDwN5jby8O6dgb7WVjHvaeikwDAYDVR0TAQH/BAIw
+ADAJBgcqhkjOPQQBA0gAMEUCIQDcrD3Aft32+3mc3p2WoJURfmO55FL7t9B4dJQe
+XI71sQIgTCnEM0EPpw9L8WHci7yr4KnzMfXeRgNjLqrVF8Se4uk=
 -----END CERTIFICATE-----
+";
+
+/// Its key, which is of no use anywhere else.
+const SHA1_KEY: &str = "-----BEGIN EC PRIVATE KEY-----
+MHcCAQEEIBL+PghRLMGftS+ZJUJn5InYiNV+l9Qmdv8wNC5FDZlLoAoGCCqGSM49
+AwEHoUQDQgAEVlznLTHxzoS+JZORS+sXH2ZB2+OWSbvETbbkujoxeo1VDmZV4sXe
+uSuuJgFLfxTcToFewzJMPwMeA7FIB032Lg==
+-----END EC PRIVATE KEY-----
 ";
 
 fn at_second(second: u64) -> SystemTime {
@@ -232,6 +240,7 @@ fn what_is_no_certificate_is_unreadable_and_roots_are_left_off() {
 
 #[test]
 fn a_hash_that_can_be_forged_is_rejected() {
-    let der = CertificateDer::from_pem_slice(SHA1.as_bytes()).unwrap();
-    assert_eq!(weak_signature(&der).as_deref(), Some("SHA-1 with ECDSA"));
+    let pair = Pair::parse(Arc::new(Key::parse(SHA1_KEY).unwrap()), SHA1).unwrap();
+    let unfit = Bundle::judge(pair, &wanted(), &anchors(&ca(NOW + 100 * DAY)), at_second(NOW)).unwrap_err();
+    assert_eq!(unfit.why, Rejected::WeakSignature("SHA-1 with ECDSA".to_owned()));
 }
