@@ -625,8 +625,36 @@ echo \"$csr\" | grep -A1 '1.3.6.1.4.1.34380.1.2.7:' | grep -q 'row 5$'
     }
 }
 
-/// Puppet Server 8, the one that renews.
-mod names_are_renewed {
+mod names_are_not_signed {
+    use super::*;
+
+    fn server() -> Puppetserver {
+        Puppetserver::with(PuppetConfig { names: false, ..PuppetConfig::default() })
+    }
+
+    #[test]
+    #[ignore = "needs servers: run tests/all"]
+    fn the_certname_alone_is_signed() {
+        let server = server();
+        let host = host(&server, "alone.example.com", "dns = [\"alone.example.com\"]");
+        host.nodecert("run").exits(0);
+        is_verified(&host, &server);
+    }
+
+    #[test]
+    #[ignore = "needs servers: run tests/all"]
+    fn other_names_are_refused_with_the_setting_that_admits_them() {
+        let server = server();
+        let host = host(&server, "sans.example.com", NAMES);
+        host.nodecert("run").exits(77).says("allow-subject-alt-names: true");
+        // The refusal has stored the request all the same, and it is still ours.
+        host.nodecert("run --deadline 5s").exits(75).says("ca sign --certname sans.example.com");
+    }
+}
+
+/// Puppet Server 8, the one that renews. These come last in the order of their names, so that the servers are
+/// exchanged once.
+mod renewal {
     use super::*;
 
     #[test]
@@ -653,12 +681,8 @@ mod names_are_renewed {
         host.nodecert("run").exits(77).says(clean);
         assert_eq!(inspect(&host.path(CERT)).fingerprint, second.fingerprint);
     }
-}
 
-/// Puppet Server 8 that does not renew: what is in force stays, and the message names what is needed.
-mod names_are_not_renewed {
-    use super::*;
-
+    /// What is in force stays, and the message names what is needed.
     fn stays(renewal: Renewal, certname: &str, needed: &str) {
         let config = PuppetConfig { release: PuppetRelease::V8, renewal, ..PuppetConfig::default() };
         let server = Puppetserver::with(config);
@@ -677,7 +701,7 @@ mod names_are_not_renewed {
 
     #[test]
     #[ignore = "needs servers: run tests/all"]
-    fn where_renewal_is_switched_off() {
+    fn is_missed_where_it_is_switched_off() {
         stays(
             Renewal::Off,
             "off.example.com",
@@ -687,34 +711,7 @@ mod names_are_not_renewed {
 
     #[test]
     #[ignore = "needs servers: run tests/all"]
-    fn where_no_client_certificate_reaches_the_server() {
+    fn is_missed_where_no_client_certificate_reaches_the_server() {
         stays(Renewal::Unseen, "unseen.example.com", "client-auth: want");
-    }
-}
-
-mod names_are_not_signed {
-    use super::*;
-
-    fn server() -> Puppetserver {
-        Puppetserver::with(PuppetConfig { names: false, ..PuppetConfig::default() })
-    }
-
-    #[test]
-    #[ignore = "needs servers: run tests/all"]
-    fn the_certname_alone_is_signed() {
-        let server = server();
-        let host = host(&server, "alone.example.com", "dns = [\"alone.example.com\"]");
-        host.nodecert("run").exits(0);
-        is_verified(&host, &server);
-    }
-
-    #[test]
-    #[ignore = "needs servers: run tests/all"]
-    fn other_names_are_refused_with_the_setting_that_admits_them() {
-        let server = server();
-        let host = host(&server, "sans.example.com", NAMES);
-        host.nodecert("run").exits(77).says("allow-subject-alt-names: true");
-        // The refusal has stored the request all the same, and it is still ours.
-        host.nodecert("run --deadline 5s").exits(75).says("ca sign --certname sans.example.com");
     }
 }

@@ -230,8 +230,9 @@ impl Cfssl {
 }
 
 /// What to do about an answer: words in it (lower case), advice.
-const ADVICE: [(&str, &str); 3] = [
+const ADVICE: [(&str, &str); 4] = [
     ("invalid token", "`key` is not the auth key of that profile in cfssl's configuration"),
+    ("label", "`label` names none of that server's signers"),
     ("profile", "see `profile` of this CA and `role` of the certificate"),
     ("policy", "see `profile` of this CA and `role` of the certificate, and what that profile admits"),
 ];
