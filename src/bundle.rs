@@ -199,7 +199,8 @@ impl webpki::ExtendedKeyUsageValidator for Every<'_> {
     /// RFC 5280 section 4.2.1.12: a certificate that lists usages serves those alone, one that lists none
     /// serves any.
     fn validate(&self, listed: webpki::KeyPurposeIdIter<'_, '_>) -> Result<(), webpki::Error> {
-        let present: Vec<_> = listed.map(|id| Ok(id?.to_decoded_oid())).collect::<Result<_, webpki::Error>>()?;
+        let present: Vec<_> =
+            listed.map(|id| Ok(id?.to_decoded_oid())).collect::<Result<_, webpki::Error>>()?;
         let serves = |usage: &Usage| present.is_empty() || present.iter().any(|id| id == purpose(*usage));
         match self.0.iter().find(|usage| !serves(usage)) {
             None => Ok(()),
