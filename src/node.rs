@@ -374,7 +374,7 @@ impl Expanding<'_> {
                 );
                 return self.faults.push(Fault { span: None, message });
             }
-            waiting.retain(|name| !wave.contains(name));
+            wave.iter().for_each(|name| drop(waiting.take(name)));
             self.node.waves.push(wave);
         }
     }

@@ -122,7 +122,8 @@ pub fn status(survey: &Survey, world: &World, only: &[Name]) -> Result<Report, E
     files.extend(survey.node.keepsakes.iter().flat_map(|keepsake| keep::lines(world, keepsake)));
     files.extend(survey.node.files.iter().map(|file| survey.file_line(world, file)));
     if !only.is_empty() {
-        files.retain(|line| survey.concerns(&line.path, &asked));
+        let concerned = survey.concerned(&asked);
+        files.retain(|line| concerned.contains(line.path.as_path()));
     }
     let (owed, notes) = match owed::read(&world.root, &survey.node) {
         Ok(debts) => (owed::deeds(&debts), Vec::new()),

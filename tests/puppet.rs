@@ -103,6 +103,19 @@ mod all_is_signed {
 
     #[test]
     #[ignore = "needs servers: run tests/all"]
+    fn hosts_that_enrol_at_the_same_time_are_all_signed() {
+        let server = server();
+        let hosts: Vec<_> =
+            (0..8).map(|nth| host(&server, &format!("crowd{nth}.example.com"), NAMES)).collect();
+        let runs: Vec<_> = hosts.iter().map(|host| host.start_nodecert("run --deadline 100s")).collect();
+        for (run, host) in runs.into_iter().zip(&hosts) {
+            Outcome::wait(run).exits(0);
+            is_verified(host, &server);
+        }
+    }
+
+    #[test]
+    #[ignore = "needs servers: run tests/all"]
     fn other_pins_are_refused_before_anything_is_sent() {
         let server = server();
         let host = Host::new();

@@ -91,7 +91,9 @@ impl Run<'_> {
 
     fn coming(&self, survey: &Survey, due: &BTreeSet<Name>) -> Vec<Debt> {
         let mut debts = Vec::new();
-        for certificate in survey.node.certificates.values() {
+        for certificate in
+            survey.node.certificates.values().filter(|certificate| !certificate.hooks.is_empty())
+        {
             let trust =
                 survey.node.trusts.iter().find(|trust| Some(&trust.path) == certificate.trust.as_ref());
             let trust = trust.filter(|trust| survey.trust_line(self.world, trust).action != Action::Keep);

@@ -1,6 +1,6 @@
 //! Everything around the certificates: trust files, drift, rendered files, and what is said at the end.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tracing::info;
 
@@ -20,7 +20,8 @@ use crate::setting::Name;
 impl Run<'_> {
     /// Every trust file that is asked for, now that all that could be learned is known.
     pub(super) fn trust_files(&mut self, survey: &Survey, asked: &BTreeSet<Name>) {
-        for trust in survey.node.trusts.iter().filter(|trust| survey.concerns(&trust.path, asked)) {
+        let concerned = survey.concerned(asked);
+        for trust in survey.node.trusts.iter().filter(|trust| concerned.contains(trust.path.as_path())) {
             let written = self.put_trust(survey, trust, None);
             let before = matches!(self.trusts.get(&trust.path), Some(Ok(true)));
             self.trusts.insert(trust.path.clone(), written.map(|written| written || before));
@@ -51,7 +52,8 @@ impl Run<'_> {
 
     /// Rendered files wait until every certificate they need is held.
     pub(super) fn files(&self, survey: &Survey, asked: &BTreeSet<Name>) -> Vec<FileLine> {
-        let wanted = survey.node.files.iter().filter(|file| survey.concerns(&file.path, asked));
+        let concerned = survey.concerned(asked);
+        let wanted = survey.node.files.iter().filter(|file| concerned.contains(file.path.as_path()));
         let lines = wanted.map(|file| {
             let line = self.file(survey, file);
             // What is there stays, but it is not as fresh as it was to be.
@@ -132,11 +134,15 @@ impl Run<'_> {
     ) -> Result<Report, Error> {
         let mut report = super::status(survey, self.world, &ask.only)?;
         report.certificates.iter_mut().for_each(|line| self.tell_certificate(line, survey, ask));
+        let acted: BTreeMap<_, _> = files.iter().map(|acted| (&acted.path, acted)).collect();
+        let trusts: BTreeMap<_, _> = survey.node.trusts.iter().map(|trust| (&trust.path, trust)).collect();
         for line in &mut report.files {
-            if let Some(acted) = files.iter().find(|acted| acted.path == line.path) {
+            if let Some(acted) = acted.get(&line.path) {
                 line.clone_from(acted);
             }
-            self.tell_trust(line, survey);
+            if let Some(trust) = trusts.get(&line.path) {
+                self.tell_trust(line, survey, trust);
+            }
         }
         report.owed = owed;
         report.notes.extend(self.notes(survey));
@@ -166,8 +172,7 @@ impl Run<'_> {
         }
     }
 
-    fn tell_trust(&self, line: &mut FileLine, survey: &Survey) {
-        let Some(trust) = survey.node.trusts.iter().find(|trust| trust.path == line.path) else { return };
+    fn tell_trust(&self, line: &mut FileLine, survey: &Survey, trust: &TrustFile) {
         match self.trusts.get(&trust.path) {
             Some(Ok(true)) => {
                 (line.action, line.changed) = (Action::Obtain, true);

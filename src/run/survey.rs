@@ -1,7 +1,7 @@
 //! What is wanted and what is there, without changing anything or asking anyone.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::World;
@@ -157,14 +157,13 @@ impl Survey {
         self.verdicts.get(name).and_then(Verdict::bundle)
     }
 
-    /// Whether a file goes with one of these certificates; one that goes with none is everyone's.
-    pub(super) fn concerns(&self, path: &Path, asked: &BTreeSet<Name>) -> bool {
+    /// The files that go with one of these certificates; one that goes with none is everyone's.
+    pub(super) fn concerned(&self, asked: &BTreeSet<Name>) -> BTreeSet<&Path> {
         let trusts = self.node.trusts.iter().map(|trust| (&trust.path, &trust.certificates));
         let files = self.node.files.iter().map(|file| (&file.path, &file.needs));
-        if self.node.keepsakes.iter().any(|keepsake| path == keepsake.path || path == keepsake.public) {
-            return true;
-        }
-        let with = trusts.chain(files).filter(|(there, _)| *there == path).map(|(_, names)| names);
-        with.into_iter().any(|names| names.is_empty() || names.iter().any(|name| asked.contains(name)))
+        let with = |names: &[Name]| names.is_empty() || names.iter().any(|name| asked.contains(name));
+        let keepsakes = self.node.keepsakes.iter().flat_map(|keepsake| [&keepsake.path, &keepsake.public]);
+        let found = trusts.chain(files).filter(|(_, names)| with(names)).map(|(path, _)| path);
+        found.chain(keepsakes).map(PathBuf::as_path).collect()
     }
 }
