@@ -301,6 +301,10 @@ mod all_is_signed {
         );
         let said = puppet(&server, &host, "node01.example.com", "ssl verify");
         assert!(said.contains("Verified client certificate"), "{said}");
+        // A whole run of it: with the certificate it gets a catalog, which here is empty.
+        let run = "agent --test --noop --color=false";
+        let said = puppet(&server, &host, "node01.example.com", run);
+        assert!(said.contains("Applied catalog") && !said.contains("Creating a new"), "{said}");
         host.nodecert("run").exits(0).says("nothing to do");
         server.clean("node01.example.com");
     }
