@@ -59,6 +59,21 @@ pub(crate) fn resident(command: &Command, log: &Path) -> f64 {
     kilobytes / 1024.0
 }
 
+/// Peak of the memory of a process's own, in megabytes: what is no page of a file, which every process that has
+/// the file open shares, and of which the kernel maps sixteen where one is touched. Looked at all the time, for
+/// the kernel keeps no peak of it.
+pub(crate) fn own(command: &mut Command, log: &Path) -> f64 {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(log).unwrap());
+    let mut child = command.env_remove("LD_LIBRARY_PATH").spawn().unwrap();
+    let (status, mut most) = (format!("/proc/{}/status", child.id()), 0.0_f64);
+    while child.try_wait().unwrap().is_none() {
+        let text = std::fs::read_to_string(&status).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:")?.strip_suffix("kB"));
+        most = most.max(line.map_or(0.0, |kilobytes| kilobytes.trim().parse().unwrap()));
+    }
+    most / 1024.0
+}
+
 /// Counted by strace(1), in a run of its own.
 pub(crate) fn calls(command: &Command, log: &Path) -> Calls {
     let out = log.with_extension("strace");
