@@ -127,6 +127,11 @@ impl<'a> Guest<'a> {
         self.write("/var/lib/cloud/seed/nocloud/meta-data", &meta);
     }
 
+    /// A drop-in of the administrator's.
+    pub(crate) fn drop_in(&self, unit: &str, text: &str) {
+        self.write(&format!("/etc/systemd/system/{unit}.d/90-test.conf"), text);
+    }
+
     /// One more argument for systemd-nspawn(1).
     pub(crate) fn option(&mut self, option: &str) {
         self.options.push(option.to_owned());
@@ -348,6 +353,7 @@ impl<'a> Guest<'a> {
 
 impl Drop for Guest<'_> {
     fn drop(&mut self) {
+        #[allow(clippy::print_stderr, reason = "shown with the failure, by the test harness")]
         if std::thread::panicking() && self.power.is_some() {
             eprintln!("journal of {}:\n{}", self.name, self.journal(""));
         }
