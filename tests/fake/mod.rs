@@ -1,11 +1,12 @@
 //! A CA for tests that does what a real one will not: an HTTPS server on loopback that speaks enough of
-//! the Vault API and of cfssl's, and misbehaves as told.
+//! the APIs of Vault, Puppet and cfssl, and misbehaves as told.
 
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test stops where it breaks")]
 
 pub mod bend;
 pub mod cfssl;
+mod puppet;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
@@ -65,6 +66,13 @@ pub enum Fault {
     Hang,
     HalfClosed,
     Dropped,
+    /// It does what it is asked, and hangs up.
+    Unsaid,
+    // in what a Puppet CA keeps
+    /// It takes a request in, says so, and has none.
+    Forgotten,
+    /// It signs with a new intermediate certificate.
+    Rotated,
     Status(u16, Option<String>, &'static str),
     // in any way at all
     Bent(Bend),
@@ -78,6 +86,8 @@ pub struct Seen {
     pub token: Option<String>,
     pub namespace: Option<String>,
     pub body: Value,
+    /// The body where it is no JSON.
+    pub text: String,
     pub at: Instant,
 }
 
@@ -140,6 +150,7 @@ struct State {
     wrappings: Mutex<BTreeMap<String, (String, String)>>,
     /// The first certificate that was signed.
     first: Mutex<Option<String>>,
+    puppet: puppet::Shelf,
     counter: AtomicUsize,
     stop: AtomicBool,
 }
@@ -152,8 +163,9 @@ impl State {
 }
 
 struct Scripted {
-    path: String,
+    call: String,
     fault: Fault,
+    after: usize,
     times: usize,
 }
 
@@ -176,7 +188,9 @@ impl Fake {
         params.not_after = OffsetDateTime::now_utc() + 30 * DAY;
         let server_leaf = params.signed_by(&server_key, &tls.issuing).unwrap().der().clone();
         let config = server_config(&tls, &signing, &server_leaf, &server_key);
+        let puppet = puppet::Shelf::new(&tls);
         let state = Arc::new(State {
+            puppet,
             tls,
             server_leaf,
             signing,
@@ -223,9 +237,14 @@ impl Fake {
         &self.state.signing
     }
 
-    /// From now on every request whose path holds `path` meets the fault, so many times.
-    pub fn misbehave(&self, path: &str, fault: Fault, times: usize) {
-        self.state.script.lock().unwrap().push(Scripted { path: path.to_owned(), fault, times });
+    /// From now on every request whose method and path, `GET /v1/…`, hold `call` meets the fault, so many times.
+    pub fn misbehave(&self, call: &str, fault: Fault, times: usize) {
+        self.misbehave_after(0, call, fault, times);
+    }
+
+    /// The same from the request on that comes after so many of them.
+    pub fn misbehave_after(&self, after: usize, call: &str, fault: Fault, times: usize) {
+        self.state.script.lock().unwrap().push(Scripted { call: call.to_owned(), fault, after, times });
     }
 
     /// From now on it does its best.
@@ -298,9 +317,14 @@ impl State {
         format!("{kind}-{}", self.counter.fetch_add(1, Ordering::SeqCst))
     }
 
-    fn next_fault(&self, path: &str) -> Option<Fault> {
+    fn next_fault(&self, seen: &Seen) -> Option<Fault> {
+        let call = format!("{} {}", seen.method, seen.path);
         let mut script = self.script.lock().unwrap();
-        let scripted = script.iter_mut().find(|s| s.times > 0 && path.contains(&s.path))?;
+        let scripted = script.iter_mut().find(|s| s.times > 0 && call.contains(&s.call))?;
+        if scripted.after > 0 {
+            scripted.after -= 1;
+            return None;
+        }
         scripted.times -= 1;
         Some(scripted.fault.clone())
     }
@@ -315,6 +339,7 @@ fn server_config(
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut clients = RootCertStore::empty();
     clients.add(signing.root.der().clone()).unwrap();
+    clients.add(tls.root.der().clone()).unwrap();
     let verifier = WebPkiClientVerifier::builder_with_provider(clients.into(), provider.clone())
         .allow_unauthenticated()
         .build()
@@ -353,7 +378,7 @@ fn serve(tcp: TcpStream, config: Arc<ServerConfig>, state: &State) -> io::Result
     let mut stream = StreamOwned::new(connection, tcp);
     while let Some(seen) = read_request(&mut stream)? {
         state.seen.lock().unwrap().push(seen.clone());
-        let fault = state.next_fault(&seen.path);
+        let fault = state.next_fault(&seen);
         if !answer(&mut stream, state, &seen, fault)? {
             return Ok(());
         }
@@ -386,6 +411,7 @@ fn read_request(stream: &mut Stream) -> io::Result<Option<Seen>> {
         token: headers.get("x-vault-token").cloned(),
         namespace: headers.get("x-vault-namespace").cloned(),
         body: serde_json::from_slice(&body).unwrap_or(Value::Null),
+        text: String::from_utf8_lossy(&body).into_owned(),
         at: Instant::now(),
     }))
 }
@@ -408,7 +434,13 @@ fn answer(stream: &mut Stream, state: &State, seen: &Seen, fault: Option<Fault>)
         }
         fault => {
             let peer = stream.conn.peer_certificates().is_some();
-            let (code, body) = route(state, seen, peer, fault.as_ref());
+            let (code, body) = match seen.path.strip_prefix("/puppet-ca/v1/") {
+                Some(path) => puppet::route(state, seen, path, peer, fault.as_ref()),
+                None => route(state, seen, peer, fault.as_ref()),
+            };
+            if fault == Some(Fault::Unsaid) {
+                return Ok(false);
+            }
             if let Some(Fault::Bent(Bend { deed, .. })) = &fault {
                 return bent(stream, state, *deed, code, &body);
             }
