@@ -136,9 +136,9 @@ pub fn status(survey: &Survey, world: &World, only: &[Name]) -> Result<Report, E
     })
 }
 
-/// Writes metrics where the caller wants them, whole or not at all.
-pub fn publish(path: &Path, metrics: &str) -> Result<(), Error> {
-    disk::put_outside(path, metrics.as_bytes()).map_err(Error::Disk)
+/// Writes metrics or a page where the caller wants them, whole or not at all.
+pub fn publish(path: &Path, text: &[u8]) -> Result<(), Error> {
+    disk::put_outside(path, text).map_err(Error::Disk)
 }
 
 /// One run: its CAs, opened when first needed, and what became of each certificate.
