@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat, renameat};
-use nix::sys::stat::{Mode, fchmod, fstat, fstatat, mkdirat};
+use nix::sys::stat::{Mode, fchmod, fstat, fstatat, mkdirat, umask};
 use nix::unistd::{UnlinkatFlags, fchown, fsync, linkat, symlinkat, unlinkat};
 
 use super::meta::{Meta, Read, TO_READ, read_opened};
@@ -88,13 +88,24 @@ impl Dir {
 
     /// Makes a directory; `None` if the name is taken. The mode does not depend on the umask.
     pub fn new_dir(&self, name: impl AsRef<Path>, mode: u32) -> Result<Option<Self>, RootError> {
-        match mkdirat(&self.fd, name.as_ref(), Mode::S_IRWXU) {
+        match self.mkdir(name.as_ref(), mode) {
             Err(Errno::EEXIST) => return Ok(None),
             made => made.map_err(|errno| self.failed("create directory", &name, errno))?,
         }
         let dir = self.dir(&name)?.ok_or_else(|| self.failed("open directory", name, Errno::ENOENT))?;
+        // A directory above may have given it its set-group-ID bit, inode(7).
         dir.set_mode(mode)?;
         Ok(Some(dir))
+    }
+
+    /// With its mode from the beginning: after a crash before fchmod(2) no one else could ever enter it. The
+    /// umask is the whole process's, and nothing beside us makes files by it.
+    fn mkdir(&self, name: &Path, mode: u32) -> nix::Result<()> {
+        let mode = Mode::from_bits_truncate(mode);
+        let before = umask(Mode::all().difference(mode));
+        let made = mkdirat(&self.fd, name, mode);
+        umask(before);
+        made
     }
 
     /// Opens a directory some names further down, and makes what is missing, durably. Each on the way
@@ -281,6 +292,17 @@ impl Dir {
         Ok(self.there("remove", name, gone)?.is_some())
     }
 
+    /// Removes what a crash left of [`Dir::draft`] or [`Dir::put_link`].
+    pub fn remove_draft(&self, name: impl AsRef<Path>) -> Result<bool, RootError> {
+        self.remove(beside(name.as_ref()))
+    }
+
+    /// Whether a name is one that only drafts have.
+    pub fn is_draft(name: &OsStr) -> bool {
+        let name = name.as_bytes();
+        name.starts_with(b".") && name.ends_with(NEW)
+    }
+
     /// Removes a directory and the files in it; directories in it are not ours and stop it.
     pub fn remove_dir(&self, name: impl AsRef<Path>) -> Result<(), RootError> {
         let Some(dir) = self.dir(&name)? else { return Ok(()) };
@@ -349,10 +371,12 @@ impl Written {
     }
 }
 
+const NEW: &[u8] = b".nodecert-new";
+
 /// One fixed name: whoever writes holds the lock, and a leftover of a crash is removed by the next.
 fn beside(name: &Path) -> OsString {
     let mut draft = OsString::from(".");
     draft.push(name);
-    draft.push(OsStr::from_bytes(b".nodecert-new"));
+    draft.push(OsStr::from_bytes(NEW));
     draft
 }
