@@ -28,7 +28,7 @@ use crate::ca::{Ca, Deadline};
 use crate::clock::Clock;
 use crate::disk::{self, DiskError};
 use crate::facts::{self, Facts};
-use crate::report::{OwedLine, Report};
+use crate::report::{Exit, OwedLine, Report};
 use crate::root::Root;
 use crate::setting::{Name, chain};
 
@@ -103,7 +103,10 @@ pub async fn run(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
     run.strike_cloned(&survey).map_err(Error::Disk)?;
     let owed = run.pay(&survey, debts)?;
     let report = run.report(&survey, ask, &files, owed)?;
-    lock.release();
+    // What a disk refused may be lying about half done.
+    if report.exit() != Exit::Fault {
+        lock.release();
+    }
     Ok((report, survey.facts))
 }
 
