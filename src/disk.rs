@@ -16,7 +16,7 @@ mod sweep;
 mod tests;
 
 use std::fs::{File, TryLockError};
-use std::io::{Read as _, Seek as _, Write as _};
+use std::io::{ErrorKind, Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -84,6 +84,12 @@ impl DiskError {
     /// Whether it may be otherwise when the same is run again: exit code 75.
     pub fn is_temporary(&self) -> bool {
         matches!(self, Self::Locked { .. } | Self::Root(RootError::NoUser { .. }))
+    }
+
+    /// Whether the disk failed, which says nothing about what is on it; being refused does.
+    pub fn is_failure(&self) -> bool {
+        let Self::Root(RootError::Io { source, .. }) = self else { return false };
+        source.kind() != ErrorKind::PermissionDenied
     }
 }
 

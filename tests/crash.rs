@@ -29,7 +29,7 @@ use nodecert::run::Ask;
 use trial::{Kept, LOCAL, PLAIN_SET, Set, Site, WEB_SET, drafts, exposed, undisturbed};
 
 /// What changes files, by any of its names; an unknown one is no fault, strace(1).
-const CHANGES: &str = "?openat,?write,?pwrite64,?writev,?fsync,?fdatasync,?fchmod,?fchmodat,?fchown,?fchownat,\
+const CHANGES: &str = "?openat,?openat2,?write,?pwrite64,?writev,?fsync,?fdatasync,?fchmod,?fchmodat,?fchown,?fchownat,\
     ?rename,?renameat,?renameat2,?symlinkat,?linkat,?unlinkat,?mkdirat,?ftruncate,?utimensat";
 /// What a replaced generation is kept for, and a minute.
 const LATER: Duration = Duration::from_secs(660);
@@ -182,9 +182,18 @@ impl Scenario {
 
     /// The system calls of a run that change its files, each by its number among those of its name.
     fn calls(&self) -> Vec<Call> {
+        self.seen().into_iter().filter(|call| !call.reads).collect()
+    }
+
+    /// Those that open a file or a directory to look at it.
+    fn reads(&self) -> Vec<Call> {
+        self.seen().into_iter().filter(|call| call.reads).collect()
+    }
+
+    fn seen(&self) -> Vec<Call> {
         let site = self.prepare();
         let (output, calls) = traced(&site, self.arguments, None);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{}", said(&output));
         calls
     }
 
@@ -296,6 +305,8 @@ struct Call {
     name: String,
     /// From one, among those of its name.
     number: usize,
+    /// Whether it changes nothing.
+    reads: bool,
     /// The names of files that it is about.
     about: Vec<String>,
     line: String,
@@ -331,12 +342,12 @@ fn calls(log: &str, root: &Path) -> Vec<Call> {
         let Some((name, arguments)) = rest.trim_start().split_once('(') else { continue };
         let number = numbers.entry((pid, name)).or_default();
         *number += 1;
-        let reads = name == "openat" && !arguments.contains("O_CREAT");
-        if reads || !arguments.contains(&*root.to_string_lossy()) {
+        let reads = name.starts_with("openat") && !arguments.contains("O_CREAT");
+        if !arguments.contains(&*root.to_string_lossy()) {
             continue;
         }
         let (name, number) = (name.to_owned(), *number);
-        calls.push(Call { name, number, about: about(arguments, root), line: line.to_owned() });
+        calls.push(Call { name, number, reads, about: about(arguments, root), line: line.to_owned() });
     }
     calls
 }
@@ -427,6 +438,55 @@ fn failing_at_every_step(scenario: &Scenario) {
     assert!(wrong.is_empty(), "{}:\n{}", scenario.name, wrong.join("\n"));
 }
 
+/// A signal that interrupts a call is no fault, signal(7).
+fn interrupted_at_every_step(scenario: &Scenario) {
+    let wanted = scenario.undisturbed();
+    let calls = scenario.calls();
+    let mut wrong = Vec::new();
+    for call in calls.iter().filter(|call| ["openat", "write", "fsync"].contains(&call.name.as_str())) {
+        let site = scenario.prepare();
+        let tamper = format!("{}:error=EINTR:when={}", call.name, call.number);
+        let (output, _) = traced(&site, scenario.arguments, Some(tamper));
+        let ended = scenario.settled(&site);
+        if !output.status.success() || ended != wanted.listing {
+            let difference = difference(&wanted.listing, &ended);
+            wrong.push(format!("interrupted at {}: {}{difference}", call.line, said(&output)));
+        }
+    }
+    println!("{}: interrupted at {} points", scenario.name, calls.len());
+    assert!(wrong.is_empty(), "{}:\n{}", scenario.name, wrong.join("\n"));
+}
+
+/// A file that is there and cannot be opened is not taken for one that is not there: nothing is done by
+/// half of what the host says.
+fn unreadable_at_every_step(scenario: &Scenario) {
+    let wanted = scenario.undisturbed();
+    let calls = scenario.reads();
+    let (mut found, mut wrong) = (Found::default(), Vec::new());
+    for (call, error) in calls.iter().zip(["EIO", "EMFILE"].iter().cycle()) {
+        let site = scenario.prepare();
+        let tamper = format!("{}:error={error}:when={}", call.name, call.number);
+        let (output, _) = traced(&site, scenario.arguments, Some(tamper));
+        let tried = scenario.look(&site, &wanted).and_then(|seen| {
+            found += seen;
+            if output.status.success() && scenario.settled(&site.copy()) != wanted.listing {
+                return Err(format!(
+                    "it went on:\n{}{}",
+                    said(&output),
+                    difference(&wanted.listing, &scenario.settled(&site.copy()))
+                ));
+            }
+            if !matches!(output.status.code(), Some(0 | 70)) {
+                return Err(said(&output));
+            }
+            scenario.heal(&site, &wanted, &mut found)
+        });
+        wrong.extend(tried.err().map(|why| format!("{error} at {}: {why}", call.line)));
+    }
+    println!("{}: {} files that cannot be read; {found}", scenario.name, calls.len());
+    assert!(wrong.is_empty(), "{}:\n{}", scenario.name, wrong.join("\n"));
+}
+
 /// A fault of the host, and which file it is about.
 fn says_so(output: &Output, call: &Call) -> Result<(), String> {
     let said = said(output);
@@ -437,6 +497,24 @@ fn says_so(output: &Output, call: &Call) -> Result<(), String> {
         Some(70) if named => Ok(()),
         code => Err(format!("exit {code:?}, about {:?}:\n{said}", call.about)),
     }
+}
+
+#[test]
+#[ignore = "takes its time: run tests/all"]
+fn interrupted_at_every_step_of_a_first_issue() {
+    interrupted_at_every_step(&first_issue());
+}
+
+#[test]
+#[ignore = "takes its time: run tests/all"]
+fn unreadable_at_every_step_of_a_renewal() {
+    unreadable_at_every_step(&renewal());
+}
+
+#[test]
+#[ignore = "takes its time: run tests/all"]
+fn unreadable_at_every_step_of_a_first_issue() {
+    unreadable_at_every_step(&first_issue());
 }
 
 #[test]

@@ -69,12 +69,17 @@ impl Dir {
     /// Reads a regular file of at most `limit` bytes; `None` if it is not there.
     pub fn read(&self, name: impl AsRef<Path>, limit: usize) -> Result<Option<Read>, RootError> {
         let flags = TO_READ | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        read_opened(openat(&self.fd, name.as_ref(), flags, Mode::empty()), self.shown(name), limit)
+        read_opened(
+            unbroken(|| openat(&self.fd, name.as_ref(), flags, Mode::empty())),
+            self.shown(name),
+            limit,
+        )
     }
 
     /// Opens a directory in this one; `None` if it is not there.
     pub fn dir(&self, name: impl AsRef<Path>) -> Result<Option<Self>, RootError> {
-        let found = openat(&self.fd, name.as_ref(), TO_LIST | OFlag::O_NOFOLLOW, Mode::empty());
+        let flags = TO_LIST | OFlag::O_NOFOLLOW;
+        let found = unbroken(|| openat(&self.fd, name.as_ref(), flags, Mode::empty()));
         let found = self.there("open directory", &name, found)?;
         Ok(found.map(|fd| Self::new(fd, self.shown(name))))
     }
@@ -179,7 +184,7 @@ impl Dir {
 
     fn open_to_write(&self, name: &Path, flags: OFlag) -> Result<File, RootError> {
         let flags = flags | OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        openat(&self.fd, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)
+        unbroken(|| openat(&self.fd, name, flags, Mode::S_IRUSR | Mode::S_IWUSR))
             .map(File::from)
             .map_err(|errno| self.failed("create", name, errno))
     }
@@ -203,7 +208,7 @@ impl Dir {
     ) -> Result<(), RootError> {
         let name = name.as_ref();
         let flags = TO_READ | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let file = openat(&self.fd, name, flags, Mode::empty())
+        let file = unbroken(|| openat(&self.fd, name, flags, Mode::empty()))
             .map(File::from)
             .map_err(|errno| self.failed("open", name, errno))?;
         let stat = fstat(&file).map_err(|errno| self.failed("look at", name, errno))?;
@@ -211,7 +216,7 @@ impl Dir {
             return Err(self.failed("change the mode of", name, Errno::EBUSY));
         }
         self.set(name, &file, mode, ids)?;
-        fsync(&file).map_err(|errno| self.failed("write", name, errno))
+        unbroken(|| fsync(&file)).map_err(|errno| self.failed("write", name, errno))
     }
 
     /// The owner first: with the new mode the old owner's group might read.
@@ -335,7 +340,7 @@ impl Dir {
 
     /// Makes the names in it durable, fsync(2).
     pub fn sync(&self) -> Result<(), RootError> {
-        fsync(&self.fd).map_err(|errno| RootError::io("fsync", &self.path, errno))
+        unbroken(|| fsync(&self.fd)).map_err(|errno| RootError::io("fsync", &self.path, errno))
     }
 
     fn there<T>(
@@ -368,6 +373,16 @@ impl Written {
     /// Waits until it is on disk, fsync(2). A full disk may show only now.
     pub fn sync(self) -> Result<(), RootError> {
         self.file.sync_all().map_err(|source| RootError::Io { action: "write", path: self.path, source })
+    }
+}
+
+/// A signal that comes in between is no fault: signal(7), on calls that network file systems make wait.
+fn unbroken<T>(call: impl Fn() -> nix::Result<T>) -> nix::Result<T> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => {}
+            answer => return answer,
+        }
     }
 }
 
