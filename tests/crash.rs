@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use fake::{Fake, MOUNT, ROLE, ROLE_ID, TOKEN};
 use nodecert::run::Ask;
-use trial::{Kept, LOCAL, PLAIN_SET, Set, Site, WEB_SET, drafts, exposed, undisturbed};
+use trial::{Kept, LOCAL, PLAIN_SET, Set, Site, Standing, WEB_SET, drafts, exposed, undisturbed};
 
 /// What changes files, by any of its names; an unknown one is no fault, strace(1).
 const CHANGES: &str = "?openat,?openat2,?write,?pwrite64,?writev,?fsync,?fdatasync,?fchmod,?fchmodat,?fchown,?fchownat,\
@@ -211,23 +211,11 @@ impl Scenario {
             }
         }
         for (kept, before) in self.sets.iter().zip(self.held(&self.before)) {
-            match (kept.find(site.root()), before) {
-                // Plain files go one after the other, key first: the documented window of that layout.
-                (Err(_), None) if kept.current.is_none() => found.windows += 1,
-                (Err(half), _) => return Err(half),
-                (Ok(None), None) => found.none += 1,
-                (Ok(None), Some(_)) => return Err(format!("{} is gone", kept.directory)),
-                (Ok(now), before) if now == before => found.old += 1,
-                (Ok(Some(now)), before) if now.matches() => {
-                    let trust = kept.trust(site.root()).unwrap_or_default();
-                    if !now.is_trusted(&trust) {
-                        return Err(format!("{}: the trust file does not vouch for it", kept.directory));
-                    }
-                    drop(before);
-                    found.new += 1;
-                }
-                (Ok(Some(_)), Some(_)) if kept.current.is_none() => found.windows += 1,
-                (Ok(Some(_)), _) => return Err(format!("{}: mixed", kept.directory)),
+            match kept.standing(site.root(), before.as_ref())? {
+                Standing::None => found.none += 1,
+                Standing::Old => found.old += 1,
+                Standing::New => found.new += 1,
+                Standing::Window => found.windows += 1,
             }
         }
         match exposed(site.root(), self.secrets) {

@@ -175,6 +175,16 @@ pub(crate) const WEB_SET: Kept = Kept {
 pub(crate) const PLAIN_SET: Kept =
     Kept { directory: "etc/plain", current: None, cert: "plain.crt", key: "plain.key" };
 
+/// Which set is in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    None,
+    Old,
+    New,
+    /// Half of the new one, between the renames of plain files.
+    Window,
+}
+
 /// Certificate and key as a reader finds them, through one directory descriptor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Set {
@@ -199,7 +209,23 @@ impl Kept {
         }
     }
 
-    /// Every fixed name leads to what the set holds, once it is there.
+    /// What a reader finds after a run that did not end well: the old set or a new one, whole.
+    pub(crate) fn standing(&self, root: &Path, before: Option<&Set>) -> Result<Standing, String> {
+        // Plain files go one after the other, key first: the documented window of that layout.
+        let window = |why: String| if self.current.is_none() { Ok(Standing::Window) } else { Err(why) };
+        match self.find(root) {
+            Err(half) if before.is_none() => window(half),
+            Err(half) => Err(half),
+            Ok(None) if before.is_none() => Ok(Standing::None),
+            Ok(None) => Err(format!("{} is gone", self.directory)),
+            Ok(now) if now.as_ref() == before => Ok(Standing::Old),
+            Ok(Some(now)) if !now.matches() => window(format!("{}: mixed", self.directory)),
+            Ok(Some(now)) if now.is_trusted(&self.trust(root).unwrap_or_default()) => Ok(Standing::New),
+            Ok(Some(_)) => Err(format!("{}: the trust file does not vouch for it", self.directory)),
+        }
+    }
+
+    /// Its trust file.
     pub(crate) fn trust(&self, root: &Path) -> Option<String> {
         fs::read_to_string(root.join(self.directory).join("ca.crt")).ok()
     }
