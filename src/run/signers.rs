@@ -143,10 +143,15 @@ impl Run<'_> {
         let token = wrapped.and_then(|at| secrets.get(at)?.as_ref().ok());
         let token = token.map(|token| Pin::of(token.expose().as_bytes()).to_string());
         let stored = disk::read_state(self.root(), &state)?;
+        let stored = stored.and_then(|text| unwrapped_from(&text, token.as_deref()));
+        if token.is_some() && stored.is_none() {
+            // What is unwrapped cannot be had again.
+            disk::prove_state(self.root(), &state)?;
+        }
         Ok(Material {
             tls: self.server_anchors(name, settings)?,
             secrets,
-            stored: stored.and_then(|text| unwrapped_from(&text, token.as_deref())),
+            stored,
             bundles: survey
                 .verdicts
                 .iter()
