@@ -14,6 +14,7 @@ mod owed;
 mod serve;
 mod settle;
 mod signers;
+mod steady;
 mod survey;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -84,6 +85,7 @@ pub async fn run(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
     let asked = survey.asked(&ask.only)?;
     let mut run = Run::new(world, Deadline::after(ask.deadline));
     run.remember_machine(&survey).map_err(Error::Disk)?;
+    run.remember_facts(&survey).map_err(Error::Disk)?;
     let debts = run.owe(&survey, &asked, ask)?;
     for wave in survey.node.waves.clone() {
         let parts = run.open(&survey, wave.into_iter().filter(|name| asked.contains(name)), ask);

@@ -142,6 +142,7 @@ fn certificate() -> Certificate {
         ssldir: None,
         rotate_key: true,
         renew_at: 0.66,
+        interval: crate::certificate::INTERVAL,
         splay: 0.0,
         place: Place {
             directory: "/etc/etcd/pki".into(),

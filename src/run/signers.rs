@@ -149,7 +149,7 @@ impl Run<'_> {
             bundles: survey
                 .verdicts
                 .iter()
-                .filter_map(|(name, v)| Some((name.clone(), v.bundle()?.clone())))
+                .filter_map(|(name, v)| Some((name.clone(), v.credential()?.clone())))
                 .collect(),
             root: self.authority(name, settings)?,
             keep: Box::new(move |secret| {

@@ -124,6 +124,7 @@ struct State {
     has_issuer: AtomicBool,
     has_second_root: AtomicBool,
     ahead: AtomicI64,
+    lifetime: AtomicI64,
     script: Mutex<Vec<Scripted>>,
     seen: Mutex<Vec<Seen>>,
     connections: AtomicUsize,
@@ -174,6 +175,7 @@ impl Fake {
             has_issuer: AtomicBool::new(true),
             has_second_root: AtomicBool::new(false),
             ahead: AtomicI64::new(0),
+            lifetime: AtomicI64::new(0),
             script: Mutex::default(),
             seen: Mutex::default(),
             connections: AtomicUsize::new(0),
@@ -230,6 +232,11 @@ impl Fake {
     /// Signs as if it were that many seconds later.
     pub fn later(&self, seconds: i64) {
         self.state.ahead.store(seconds, Ordering::SeqCst);
+    }
+
+    /// Signs for that many seconds, whatever is asked for.
+    pub fn sign_for(&self, seconds: u64) {
+        self.state.lifetime.store(i64::try_from(seconds).unwrap(), Ordering::SeqCst);
     }
 
     /// Publishes a second root beside the one that signs, as before a rotation.
@@ -520,6 +527,7 @@ fn sign(state: &State, path: &str, body: &Value, fault: Option<&Fault>) -> (u16,
     let mut request = CertificateSigningRequestParams::from_der(&der).expect("the CSR is good");
     let now = OffsetDateTime::now_utc() + time::Duration::seconds(state.ahead.load(Ordering::SeqCst));
     let asked = body["ttl"].as_str().and_then(|ttl| ttl.strip_suffix('s')?.parse().ok());
+    let asked = Some(state.lifetime.load(Ordering::SeqCst)).filter(|&given| given > 0).or(asked);
     request.params.not_before = now - time::Duration::seconds(30);
     request.params.not_after = now + asked.map_or(30 * DAY, time::Duration::seconds);
     request.params.use_authority_key_identifier_extension = true;
