@@ -6,6 +6,7 @@
 //! ```
 
 mod failure;
+mod hour;
 mod keep;
 mod lines;
 mod load;
@@ -81,9 +82,11 @@ impl Default for Ask {
 /// Brings the host to what the configuration asks for.
 pub async fn run(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
     let _lock = lock(world, ask)?;
+    let deadline = Deadline::after(ask.deadline);
+    hour::wait_for_clock(world, deadline).await;
     let mut survey = survey(world, ask.force)?;
     let asked = survey.asked(&ask.only)?;
-    let mut run = Run::new(world, Deadline::after(ask.deadline));
+    let mut run = Run::new(world, deadline);
     run.remember_machine(&survey).map_err(Error::Disk)?;
     run.remember_facts(&survey).map_err(Error::Disk)?;
     let debts = run.owe(&survey, &asked, ask)?;

@@ -52,7 +52,11 @@ impl Run<'_> {
             Pair::new(key, issued.chain).and_then(|pair| plan::accept(certificate, pair, anchors, now));
         let bundle = match accepted {
             Ok(bundle) => bundle,
-            Err(why) => return Err(self.rejected(certificate, settings, why)),
+            Err(why) => {
+                let doubted = self.doubted(&why);
+                let rejected = self.rejected(certificate, settings, why);
+                return Err(doubted.unwrap_or(rejected));
+            }
         };
         disk::commit(self.root(), certificate, &bundle, now)?;
         disk::drop_pending(self.root(), name)?;

@@ -126,7 +126,8 @@ impl Run<'_> {
             return;
         }
         let Some(settings) = survey.config.cas.get(name) else { return };
-        let opened = self.material(survey, name, settings).and_then(|material| {
+        let material = self.prove_clock().and_then(|()| self.material(survey, name, settings));
+        let opened = material.and_then(|material| {
             Ok(Ca::open(name, settings, material, &self.world.clock, self.deadline).map_err(Arc::new)?)
         });
         self.cas.insert(name.clone(), opened);

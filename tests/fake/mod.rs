@@ -22,6 +22,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
 
 pub const MOUNT: &str = "etcd/prod/pki";
 pub const ROLE: &str = "member";
@@ -136,6 +137,11 @@ struct State {
 }
 
 impl State {
+    /// What time it is there.
+    fn now(&self) -> OffsetDateTime {
+        OffsetDateTime::now_utc() + time::Duration::seconds(self.ahead.load(Ordering::SeqCst))
+    }
+
     fn published(&self) -> Vec<String> {
         let second = self.has_second_root.load(Ordering::SeqCst).then(|| self.other.root.pem());
         self.signing.chain().into_iter().chain(second).collect()
@@ -389,32 +395,44 @@ fn read_request(stream: &mut Stream) -> io::Result<Option<Seen>> {
 /// Answers; false where the connection is to end.
 fn answer(stream: &mut Stream, state: &State, seen: &Seen, fault: Option<Fault>) -> io::Result<bool> {
     match fault {
-        Some(Fault::Html200) => write(stream, 200, "text/html", "", b"<html><b>Please log in</b></html>"),
-        Some(Fault::Empty204) => write(stream, 204, "", "", b""),
-        Some(Fault::HugeBody) => write(stream, 200, "application/json", "", &vec![b' '; 10 << 20]),
+        Some(Fault::Html200) => {
+            write(stream, state.now(), 200, "text/html", "", b"<html><b>Please log in</b></html>")
+        }
+        Some(Fault::Empty204) => write(stream, state.now(), 204, "", "", b""),
+        Some(Fault::HugeBody) => {
+            write(stream, state.now(), 200, "application/json", "", &vec![b' '; 10 << 20])
+        }
         Some(Fault::EndlessBody) => endless(stream, state),
-        Some(Fault::Redirect(to)) => write(stream, 307, "", &format!("Location: {to}\r\n"), b""),
+        Some(Fault::Redirect(to)) => write(stream, state.now(), 307, "", &format!("Location: {to}\r\n"), b""),
         Some(Fault::Hang) => hang(state),
         Some(Fault::HalfClosed) => half_close(stream),
         Some(Fault::Dropped) => Ok(false),
         Some(Fault::Status(code, retry_after, error)) => {
             let header = retry_after.map(|after| format!("Retry-After: {after}\r\n")).unwrap_or_default();
             let body = json!({ "errors": [error] }).to_string();
-            write(stream, code, "application/json", &header, body.as_bytes())
+            write(stream, state.now(), code, "application/json", &header, body.as_bytes())
         }
         fault => {
             let peer = stream.conn.peer_certificates().is_some();
             let (code, body) = route(state, seen, peer, fault.as_ref());
             let kind = if body.starts_with('{') { "application/json" } else { "application/pkix-cert" };
-            write(stream, code, kind, "", body.as_bytes())
+            write(stream, state.now(), code, kind, "", body.as_bytes())
         }
     }
 }
 
-fn write(stream: &mut Stream, code: u16, kind: &str, headers: &str, body: &[u8]) -> io::Result<bool> {
+fn write(
+    stream: &mut Stream,
+    date: OffsetDateTime,
+    code: u16,
+    kind: &str,
+    headers: &str,
+    body: &[u8],
+) -> io::Result<bool> {
     let kind = if kind.is_empty() { String::new() } else { format!("Content-Type: {kind}\r\n") };
+    let date = date.format(&Rfc2822).unwrap().replace("+0000", "GMT");
     let length = if code == 204 { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
-    write!(stream, "HTTP/1.1 {code} X\r\n{kind}{headers}{length}\r\n")?;
+    write!(stream, "HTTP/1.1 {code} X\r\nDate: {date}\r\n{kind}{headers}{length}\r\n")?;
     stream.write_all(body)?;
     stream.flush()?;
     Ok(true)
@@ -525,7 +543,7 @@ fn sign(state: &State, path: &str, body: &Value, fault: Option<&Fault>) -> (u16,
         return refuse(400, "csr contains no data");
     };
     let mut request = CertificateSigningRequestParams::from_der(&der).expect("the CSR is good");
-    let now = OffsetDateTime::now_utc() + time::Duration::seconds(state.ahead.load(Ordering::SeqCst));
+    let now = state.now();
     let asked = body["ttl"].as_str().and_then(|ttl| ttl.strip_suffix('s')?.parse().ok());
     let asked = Some(state.lifetime.load(Ordering::SeqCst)).filter(|&given| given > 0).or(asked);
     request.params.not_before = now - time::Duration::seconds(30);
