@@ -6,6 +6,7 @@
 //! ```
 
 mod failure;
+mod hour;
 mod keep;
 mod lines;
 mod load;
@@ -14,6 +15,7 @@ mod owed;
 mod serve;
 mod settle;
 mod signers;
+mod steady;
 mod survey;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -80,13 +82,16 @@ impl Default for Ask {
 /// Brings the host to what the configuration asks for.
 pub async fn run(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
     let lock = lock(world, ask)?;
+    let deadline = Deadline::after(ask.deadline);
+    hour::wait_for_clock(world, deadline).await;
     let mut survey = survey(world, ask.force)?;
     let asked = survey.asked(&ask.only)?;
-    let mut run = Run::new(world, Deadline::after(ask.deadline));
+    let mut run = Run::new(world, deadline);
     if lock.was_left() {
         run.clear_up(&survey).map_err(Error::Disk)?;
     }
     run.remember_machine(&survey).map_err(Error::Disk)?;
+    run.remember_facts(&survey).map_err(Error::Disk)?;
     let debts = run.owe(&survey, &asked, ask)?;
     for wave in survey.node.waves.clone() {
         let parts = run.open(&survey, wave.into_iter().filter(|name| asked.contains(name)), ask);

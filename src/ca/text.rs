@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use reqwest::Url;
-use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 use serde_json::Value;
 
 /// What is shown of a server's own words, in characters.
@@ -52,6 +52,11 @@ pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Durati
         return Some(Duration::from_secs(seconds));
     }
     Some(http_date(text)?.duration_since(now).unwrap_or_default())
+}
+
+/// RFC 9110 section 6.6.1: the server's own time.
+pub(super) fn date(headers: &HeaderMap) -> Option<SystemTime> {
+    http_date(headers.get(DATE)?.to_str().ok()?.trim())
 }
 
 /// RFC 9110 section 5.6.7, the one form that is still sent: `Sun, 06 Nov 1994 08:49:37 GMT`.

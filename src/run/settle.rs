@@ -167,9 +167,12 @@ impl Run<'_> {
         match self.done.get(&line.name) {
             Some(Done::Obtained(reason)) => {
                 (line.action, line.reason, line.changed) = (Action::Obtain, reason.clone(), true);
+                line.usable = true;
             }
             Some(Done::Repaired(what)) => {
                 (line.action, line.reason, line.changed) = (Action::Repair, what.clone(), true);
+                // What was gone from its place is there again.
+                line.usable = true;
             }
             Some(Done::Failed(failure)) => {
                 line.trouble = Some(failure.trouble());
