@@ -17,7 +17,7 @@
 //! | [`config`] | \[pure\] TOML texts to the configuration; every fault at once |
 //! | [`ca`] | \[I/O: net\] the CAs: settings, deadline, backoff, failover; one file a protocol in `ca/` |
 //! | [`component`] | \[pure\] etcd, kubelet …: one file a component |
-//! | [`keepsake`] | \[pure\] what is made once and then kept: a key that no one signs |
+//! | [`keepsake`] | \[entropy\] what is made once and then kept: a key that no one signs, a token |
 //! | [`file`](mod@file) | \[pure\] one rendered file that is wanted |
 //! | [`certificate`] | \[pure\] one certificate that is wanted: what it says, where it lies, whose it is |
 //! | [`deed`] | \[pure\] who is told of a change, and how |

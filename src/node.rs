@@ -26,7 +26,7 @@ pub struct Node {
     pub files: Vec<File>,
     /// The certificates in the order they are obtained: one that logs in to another CA comes first.
     pub waves: Vec<Vec<Name>>,
-    /// The certificates of each component, for `status --usable COMPONENT`.
+    /// The certificates and keepsakes of each component, for `status --usable COMPONENT`.
     pub components: BTreeMap<String, Vec<Name>>,
 }
 
@@ -70,8 +70,16 @@ pub fn expand(config: &Config, facts: &Facts, present: &BTreeSet<PathBuf>) -> Re
     let keeping =
         config.cas.iter().filter(|(_, ca)| ca.keeps_names()).map(|(name, _)| name.clone()).collect();
     let tables = config.certificates.keys().cloned().collect();
-    let around =
-        Surroundings { table: "", facts, scope: &scope, present, keeping: &keeping, tables: &tables };
+    let members = config.components.members();
+    let around = Surroundings {
+        table: "",
+        facts,
+        scope: &scope,
+        present,
+        keeping: &keeping,
+        tables: &tables,
+        members: &members,
+    };
     let mut expanding = Expanding { config, around, faults: Vec::new(), node: Node::default() };
     expanding.components();
     expanding.certificates();
@@ -181,7 +189,11 @@ impl Expanding<'_> {
     fn keepsakes(&mut self) {
         for table in self.config.components.tables() {
             match table.component.keepsakes(table.around(self.around)) {
-                Ok(keepsakes) => self.node.keepsakes.extend(keepsakes),
+                Ok(keepsakes) => {
+                    let names = keepsakes.iter().map(|keepsake| keepsake.name.clone());
+                    self.node.components.entry(table.name.to_owned()).or_default().extend(names);
+                    self.node.keepsakes.extend(keepsakes);
+                }
                 Err(faults) => self.faults.extend(faults),
             }
         }
@@ -315,8 +327,7 @@ impl Expanding<'_> {
         let trusts =
             self.node.trusts.iter().map(|trust| (trust.path.clone(), "the CA certificates".to_owned()));
         let keepsakes = self.node.keepsakes.iter().flat_map(|keepsake| {
-            [&keepsake.path, &keepsake.public]
-                .map(|path| (path.clone(), format!("keepsake {}", keepsake.name)))
+            keepsake.paths().map(|path| (path.to_owned(), format!("keepsake {}", keepsake.name)))
         });
         for (path, what) in certificates.chain(files).chain(trusts).chain(keepsakes) {
             if let Some(other) = there.get(&path) {

@@ -102,7 +102,7 @@ pub async fn run(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
     }
     run.trust_files(&survey, &asked);
     run.repair(&survey, &asked);
-    let mut files = run.keepsakes(&survey);
+    let mut files = run.keepsakes(&survey, &asked);
     files.extend(run.files(&survey, &asked));
     run.close().await;
     run.strike_cloned(&survey).map_err(Error::Disk)?;

@@ -134,16 +134,18 @@ impl Survey {
         self.anchors.get(ca)?.as_ref().ok()?.as_ref()
     }
 
-    /// The certificates that names stand for; all if there is none.
+    /// The certificates and keepsakes that names stand for; all if there is none.
     pub(super) fn asked(&self, only: &[Name]) -> Result<BTreeSet<Name>, Error> {
+        let keepsakes = self.node.keepsakes.iter().map(|keepsake| &keepsake.name);
+        let all: BTreeSet<_> = self.node.certificates.keys().chain(keepsakes).cloned().collect();
         if only.is_empty() {
-            return Ok(self.node.certificates.keys().cloned().collect());
+            return Ok(all);
         }
         let mut asked = BTreeSet::new();
         for name in only {
             match self.node.components.get(name.as_str()) {
-                Some(certificates) => asked.extend(certificates.iter().cloned()),
-                None if self.node.certificates.contains_key(name) => drop(asked.insert(name.clone())),
+                Some(names) => asked.extend(names.iter().cloned()),
+                None if all.contains(name) => drop(asked.insert(name.clone())),
                 None => return Err(self.unknown(name)),
             }
         }
@@ -168,8 +170,9 @@ impl Survey {
     pub(super) fn concerns(&self, path: &Path, asked: &BTreeSet<Name>) -> bool {
         let trusts = self.node.trusts.iter().map(|trust| (&trust.path, &trust.certificates));
         let files = self.node.files.iter().map(|file| (&file.path, &file.needs));
-        if self.node.keepsakes.iter().any(|keepsake| path == keepsake.path || path == keepsake.public) {
-            return true;
+        let keepsake = self.node.keepsakes.iter().find(|keepsake| keepsake.paths().any(|own| own == path));
+        if let Some(keepsake) = keepsake {
+            return asked.contains(&keepsake.name) || keepsake.users.iter().any(|user| asked.contains(user));
         }
         let with = trusts.chain(files).filter(|(there, _)| *there == path).map(|(_, names)| names);
         with.into_iter().any(|names| names.is_empty() || names.iter().any(|name| asked.contains(name)))
