@@ -15,6 +15,7 @@ mod serve;
 mod settle;
 mod signers;
 mod survey;
+mod turn;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -98,7 +99,7 @@ pub async fn run(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
     files.extend(run.files(&survey, &asked));
     run.close().await;
     run.strike_cloned(&survey).map_err(Error::Disk)?;
-    let owed = run.pay(&survey, debts)?;
+    let owed = run.pay(&survey, debts).await?;
     let report = run.report(&survey, ask, &files, owed)?;
     Ok((report, survey.facts))
 }

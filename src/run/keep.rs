@@ -103,6 +103,7 @@ fn contents(keepsake: &Keepsake, key: &Key) -> [(File, Zeroizing<String>); 2] {
         mode: Mode(mode),
         replace: keepsake.replace,
         deeds: Vec::new(),
+        quiet: None,
     };
     [
         (file(&keepsake.path, 0o600), Zeroizing::new([key.pem(), newline].concat())),

@@ -4,6 +4,8 @@
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test stops where it breaks")]
 
+pub mod member;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -385,7 +387,7 @@ fn answer(stream: &mut Stream, state: &State, seen: &Seen, fault: Option<Fault>)
         Some(Fault::Html200) => write(stream, 200, "text/html", "", b"<html><b>Please log in</b></html>"),
         Some(Fault::Empty204) => write(stream, 204, "", "", b""),
         Some(Fault::HugeBody) => write(stream, 200, "application/json", "", &vec![b' '; 10 << 20]),
-        Some(Fault::EndlessBody) => endless(stream, state),
+        Some(Fault::EndlessBody) => endless(stream, &state.stop),
         Some(Fault::Redirect(to)) => write(stream, 307, "", &format!("Location: {to}\r\n"), b""),
         Some(Fault::Hang) => hang(state),
         Some(Fault::HalfClosed) => half_close(stream),
@@ -414,10 +416,10 @@ fn write(stream: &mut Stream, code: u16, kind: &str, headers: &str, body: &[u8])
 }
 
 /// A body without a length that does not end before 10 MB.
-fn endless(stream: &mut Stream, state: &State) -> io::Result<bool> {
+fn endless(stream: &mut Stream, stop: &AtomicBool) -> io::Result<bool> {
     write!(stream, "HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n")?;
     for _ in 0..160 {
-        if state.stop.load(Ordering::SeqCst) {
+        if stop.load(Ordering::SeqCst) {
             break;
         }
         write!(stream, "10000\r\n")?;
