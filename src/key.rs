@@ -74,7 +74,10 @@ impl Key {
     /// Reads a key and keeps its text as it is: a SEC1 key written anew would be mislabelled.
     pub fn parse(pem: &str) -> Result<Self, KeyError> {
         let der = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| KeyError::Unreadable)?;
-        let pair = KeyPair::try_from(&der).map_err(|_| KeyError::Unreadable)?;
+        // The kind that almost every key is; otherwise rcgen would try one kind after the other from the start.
+        let pair = KeyPair::from_der_and_sign_algo(&der, &rcgen::PKCS_ECDSA_P256_SHA256)
+            .or_else(|_| KeyPair::try_from(&der))
+            .map_err(|_| KeyError::Unreadable)?;
         Ok(Self { pair, pem: Zeroizing::new(pem.to_owned()) })
     }
 

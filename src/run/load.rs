@@ -48,10 +48,11 @@ fn texts(root: &Root) -> Result<Vec<Text>, Error> {
 }
 
 pub(super) fn gather(world: &World, config: &Config) -> Result<Facts, Error> {
-    let sources = facts::Sources::read(|path| {
+    let host = world.host.clone().completed(&config.node).map_err(Error::Facts)?;
+    let sources = facts::Sources::read(&config.node, |path| {
         disk::read_text(&world.root, Path::new(path), TEXT).ok()?.map(|(text, _)| text)
     });
-    facts::gather(&config.node, &world.host, &sources).map_err(Error::Facts)
+    facts::gather(&config.node, &host, &sources).map_err(Error::Facts)
 }
 
 /// What is detected of this host, under the configuration's `[node]`, if there is a configuration.
