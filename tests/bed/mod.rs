@@ -9,6 +9,8 @@
 #![allow(dead_code, unused_imports)]
 
 mod etcd;
+mod fleet;
+mod gate;
 mod host;
 mod kubernetes;
 mod lan;
@@ -18,6 +20,8 @@ mod puppet;
 mod x509;
 
 pub(crate) use etcd::{Etcd, EtcdRelease, Member};
+pub(crate) use fleet::{Fleet, Writer};
+pub(crate) use gate::Gate;
 pub(crate) use host::{Host, Outcome};
 pub(crate) use kubernetes::Kubernetes;
 pub(crate) use lan::{Lan, Netns};
