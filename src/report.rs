@@ -236,6 +236,9 @@ impl Report {
         for line in &self.owed {
             let _ = match &line.trouble {
                 None => writeln!(text, "hook      {}", line.deed),
+                Some(trouble) if trouble.exit == Exit::Temporary => {
+                    writeln!(text, "owed      {}  {}", line.deed, trouble.message)
+                }
                 Some(trouble) => writeln!(text, "failed    {}  {}", line.deed, trouble.message),
             };
         }

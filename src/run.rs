@@ -17,6 +17,7 @@ mod settle;
 mod signers;
 mod steady;
 mod survey;
+mod turn;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -106,7 +107,7 @@ pub async fn run(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
     files.extend(run.files(&survey, &asked));
     run.close().await;
     run.strike_cloned(&survey).map_err(Error::Disk)?;
-    let owed = run.pay(&survey, debts)?;
+    let owed = run.pay(&survey, debts).await?;
     let report = run.report(&survey, ask, &files, owed)?;
     // What a disk refused may be lying about half done.
     if report.exit() != Exit::Fault {
