@@ -260,7 +260,6 @@ impl Writer<'_> {
         let times: Vec<_> = times.collect();
         let gap = times.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max);
         let failed: Vec<_> = log.lines().filter(|line| line.starts_with("no ")).collect();
-        #[allow(clippy::print_stderr, reason = "the figures")]
         eprintln!("{} keys written, {} attempts failed, longest gap {gap:.2} s", times.len(), failed.len());
         assert!(times.len() > 20, "{log}");
         assert!(gap < GAP, "no key was taken for {gap} s:\n{}", failed.join("\n"));
