@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::ca;
-use crate::certificate::{Certificate, Owner, is_plain_path};
+use crate::certificate::{Certificate, INTERVAL, Owner, is_plain_path, too_short};
 use crate::component::Surroundings;
 use crate::config::{Config, Faults};
 use crate::deed::{self, Deed};
@@ -158,7 +158,14 @@ impl Expanding<'_> {
             Ok(certificate) => certificate,
             Err(faults) => return self.faults.extend(faults),
         };
-        if let Some(ca) = self.config.cas.get(&certificate.ca) {
+        certificate.interval = self.config.node.interval.map_or(INTERVAL, |interval| interval.0);
+        let ca = self.config.cas.get(&certificate.ca);
+        if let Some(ttl) = settings.ttl.as_ref().or_else(|| ca?.ttl())
+            && let Some(why) = too_short(ttl.get_ref().0, certificate.interval)
+        {
+            self.faults.push(Fault::at(ttl.span(), format!("certificate {name}: {why}")));
+        }
+        if let Some(ca) = ca {
             if ca.keeps_names() && settings.rotate_key.is_none() {
                 certificate.rotate_key = false;
             }

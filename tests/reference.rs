@@ -110,6 +110,18 @@ fn the_other_examples_parse() {
     }
 }
 
+#[test]
+fn the_timer_as_shipped_runs_as_often_as_the_rules_of_renewal_take_for_granted() {
+    let timer = packaging().join("../systemd/nodecert-renew.timer");
+    let timer = std::fs::read_to_string(timer).expect("the timer");
+    assert_eq!(nodecert::certificate::INTERVAL.as_secs(), 3_600);
+    // With a fixed delay of at most as much, one run comes that long after the other.
+    for line in ["OnCalendar=hourly", "RandomizedDelaySec=1h", "FixedRandomDelay=yes"] {
+        assert!(timer.lines().any(|there| there == line), "{line}");
+    }
+    assert!(shipped().contains("#interval = \"1h\""));
+}
+
 fn packaging() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/packaging"))
 }
