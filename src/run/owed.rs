@@ -74,7 +74,7 @@ impl Run<'_> {
         let known = debts.len();
         if self.world.tells {
             let due = asked.iter().filter(|name| survey.is_to_get(name, ask.missing)).cloned().collect();
-            for debt in self.coming(survey, &due) {
+            for debt in self.coming(survey, &due, ask) {
                 let there =
                     debts.iter().any(|other| other.deed == debt.deed && other.subject == debt.subject);
                 if !there {
@@ -88,12 +88,16 @@ impl Run<'_> {
         Ok(debts)
     }
 
-    fn coming(&self, survey: &Survey, due: &BTreeSet<Name>) -> Vec<Debt> {
+    fn coming(&self, survey: &Survey, due: &BTreeSet<Name>, ask: &Ask) -> Vec<Debt> {
         let mut debts = Vec::new();
         for certificate in survey.node.certificates.values() {
             let trust =
                 survey.node.trusts.iter().find(|trust| Some(&trust.path) == certificate.trust.as_ref());
-            let trust = trust.filter(|trust| survey.trust_line(self.world, trust).action != Action::Keep);
+            // What a CA is about to be asked for may change its trust files; if not, nothing is owed at the end.
+            let trust = trust.filter(|trust| {
+                survey.trust_line(self.world, trust).action != Action::Keep
+                    || trust.cas.iter().any(|ca| self.is_to_learn(survey, ca, ask))
+            });
             for hook in &certificate.hooks {
                 if hook.on.contains(&Event::Leaf) && due.contains(&certificate.name) {
                     debts.push(self.debt(survey, &hook.deed, Subject::Certificate(certificate.name.clone())));

@@ -177,12 +177,14 @@ impl Fleet {
     }
 
     /// From the mark on no member turned another or a client away. A client that goes while it dials a second
-    /// member, as etcdctl does, is no such: the member says EOF.
+    /// member, as etcdctl does, is no such: the member says EOF or that the client has reset the connection.
     pub(crate) fn no_connection_was_refused_since(&self, mark: &[usize]) {
         for nth in self.all() {
             let log = self.inner.log(nth);
             for words in ["rejected connection", "remote error: tls", "x509:", "bad certificate"] {
-                let mut lines = log[mark[nth]..].lines().filter(|line| !line.contains(r#""error":"EOF""#));
+                let gone = [r#""error":"EOF""#, "connection reset by peer"];
+                let mut lines =
+                    log[mark[nth]..].lines().filter(|line| !gone.iter().any(|gone| line.contains(gone)));
                 let line = lines.find(|line| line.contains(words));
                 assert_eq!(line, None, "member {nth}");
             }
