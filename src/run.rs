@@ -6,6 +6,7 @@
 //! ```
 
 mod failure;
+mod farewell;
 mod hour;
 mod keep;
 mod lines;
@@ -36,6 +37,7 @@ use crate::setting::{Name, chain};
 
 pub use failure::Error;
 use failure::Failure;
+pub use farewell::{decommission, revoke};
 pub use load::detect;
 pub use survey::{Survey, survey};
 
@@ -82,6 +84,7 @@ impl Default for Ask {
 /// Brings the host to what the configuration asks for.
 pub async fn run(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
     let _lock = lock(world, ask)?;
+    in_service(world)?;
     let deadline = Deadline::after(ask.deadline);
     hour::wait_for_clock(world, deadline).await;
     let mut survey = survey(world, ask.force)?;
@@ -106,6 +109,14 @@ pub async fn run(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
     let owed = run.pay(&survey, debts)?;
     let report = run.report(&survey, ask, &files, owed)?;
     Ok((report, survey.facts))
+}
+
+/// A host that was taken out of service does not come back by its timer.
+fn in_service(world: &World) -> Result<(), Error> {
+    match disk::read_state(&world.root, farewell::DECOMMISSIONED).map_err(Error::Disk)? {
+        Some(since) => Err(Error::Decommissioned(since.trim().to_owned())),
+        None => Ok(()),
+    }
 }
 
 fn lock(world: &World, ask: &Ask) -> Result<disk::Lock, Error> {

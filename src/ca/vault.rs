@@ -17,7 +17,7 @@ use super::text::{one_line, said};
 use super::tls::Trust;
 use super::wire::{Answer, Body, Call, Wire};
 use super::{CaError, Deadline, Issued, Keep, Material, Request};
-use crate::bundle::{Bundle, parse_chain};
+use crate::bundle::{Bundle, Leaf, parse_chain};
 use crate::clock::Clock;
 use crate::identity::{KeyKind, Usage};
 use crate::setting::{Name, Secret};
@@ -119,6 +119,33 @@ impl Vault {
         call.body = Some(Body::Json(self.body(request)));
         let answer = self.checked(&self.wire, &call).await?;
         self.issued(&answer, &call)
+    }
+
+    /// By its serial number, which takes a policy for MOUNT/revoke. Not by `revoke-with-key`, which would need
+    /// none: it is sent the private key, and that never leaves this host.
+    pub(super) async fn revoke(&self, name: &Name, leaf: &Leaf) -> Result<(), Arc<CaError>> {
+        let token = self.token().await?;
+        let asked = format!("revoke the certificate {name}");
+        let mut call = self.call(&asked, &format!("{}/revoke", self.settings.mount));
+        call.method = Method::POST;
+        call.headers.insert(TOKEN, self.header(&token.secret)?);
+        call.body = Some(Body::Json(json!({ "serial_number": leaf.serial })));
+        let by_hand = format!(
+            "or have its operator run `bao write {}/revoke serial_number={}`",
+            self.settings.mount, leaf.serial
+        );
+        match self.checked(&self.wire, &call).await {
+            Ok(_) => Ok(()),
+            Err(CaError::Refused { ca, asked, url, said, advice }) => {
+                let advice = [advice, by_hand]
+                    .into_iter()
+                    .filter(|part| !part.is_empty())
+                    .collect::<Vec<_>>()
+                    .join("; ");
+                Err(Arc::new(CaError::Refused { ca, asked, url, said, advice }))
+            }
+            Err(error) => Err(Arc::new(error)),
+        }
     }
 
     /// The names come from the CSR (`use_csr_sans`). The common name is sent beside it for roles that
