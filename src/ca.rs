@@ -336,6 +336,15 @@ impl Ca {
         }
     }
 
+    /// Whether one of these certificates, which have just come, is enough to log in with from now on: tried,
+    /// for the secret that led here is not kept for longer.
+    pub async fn needs_no_secret(&self, held: &BTreeMap<Name, Bundle>) -> bool {
+        match self {
+            Self::Vault(vault) => vault.needs_no_secret(held).await,
+            Self::Puppet(_) | Self::Cfssl(_) | Self::Local(_) => false,
+        }
+    }
+
     /// Gives back what was lent for this run: the token of our own login. Failing is no error.
     pub async fn close(&self) {
         if let Self::Vault(vault) = self {

@@ -29,7 +29,7 @@ pub use held::held;
 pub use outside::{present, put_outside, read_outside};
 pub use plain::{ABSENT, differs, list_dropins, put, read_text, trust_is, widen};
 pub use repair::{drift, repair};
-pub use secret::secret;
+pub use secret::{copies, secret};
 pub use state::{STATE, drop_pending, drop_state, keep_pending, keep_state, pending, read_key, read_state};
 
 /// Certificates, keys, trust and rendered files: more than any has.

@@ -16,6 +16,7 @@ mod owed;
 mod serve;
 mod settle;
 mod signers;
+mod spent;
 mod steady;
 mod survey;
 
@@ -104,10 +105,14 @@ pub async fn run(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
     run.repair(&survey, &asked);
     let mut files = run.keepsakes(&survey);
     files.extend(run.files(&survey, &asked));
+    let spent = run.retire_secrets(&survey).await;
     run.close().await;
     run.strike_cloned(&survey).map_err(Error::Disk)?;
     let owed = run.pay(&survey, debts)?;
-    let report = run.report(&survey, ask, &files, owed)?;
+    let mut report = run.report(&survey, ask, &files, owed)?;
+    report
+        .notes
+        .extend(spent.unwrap_or_else(|why| vec![format!("a secret was not erased: {}", chain(&why))]));
     Ok((report, survey.facts))
 }
 

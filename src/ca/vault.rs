@@ -200,7 +200,12 @@ impl Vault {
 
     /// Gives the token of our own login back, so that it does not outlive the run.
     pub(super) async fn close(&self) {
-        let Some(Ok(token)) = self.login.get() else { return };
+        if let Some(Ok(token)) = self.login.get() {
+            self.give_back(token).await;
+        }
+    }
+
+    async fn give_back(&self, token: &Token) {
         let (true, Ok(header)) = (token.ours, self.header(&token.secret)) else { return };
         let mut call = self.call("give the token back", "auth/token/revoke-self");
         call.method = Method::POST;
