@@ -9,6 +9,9 @@
 #![allow(dead_code, unused_imports)]
 
 mod etcd;
+mod fleet;
+mod gate;
+mod guest;
 mod host;
 mod kubernetes;
 mod lan;
@@ -18,6 +21,9 @@ mod puppet;
 mod x509;
 
 pub(crate) use etcd::{Etcd, EtcdRelease, Member};
+pub(crate) use fleet::{Fleet, Writer};
+pub(crate) use gate::Gate;
+pub(crate) use guest::{Debian, Guest};
 pub(crate) use host::{Host, Outcome};
 pub(crate) use kubernetes::Kubernetes;
 pub(crate) use lan::{Lan, Netns};

@@ -124,6 +124,21 @@ impl Openbao {
         Pki { server: self, name: name.to_owned(), mount, root_pem, intermediate_pem, role_id }
     }
 
+    /// The same with one mount, `NAME/prod/pki`, whose root signs.
+    pub(crate) fn root_pki(&self, name: &str) -> Pki<'_> {
+        let mount = format!("{name}/prod/pki");
+        let root_pem = self.root(&mount, name);
+        let role_id = self.login(name, &mount);
+        Pki {
+            server: self,
+            name: name.to_owned(),
+            mount,
+            intermediate_pem: root_pem.clone(),
+            root_pem,
+            role_id,
+        }
+    }
+
     fn root(&self, mount: &str, name: &str) -> String {
         self.mount(mount);
         let ask = json!({"common_name": format!("{name} root"), "ttl": "87600h", "key_type": "ec", "key_bits": 256});
@@ -345,7 +360,8 @@ impl Pki<'_> {
 /// Writes the configuration and starts the server.
 fn serve(directory: &Path, authority: &Authority, port: u16) -> Daemon {
     let at = |name: &str| directory.join(name).to_str().unwrap().to_owned();
-    let listener = authority.issue(&["127.0.0.1", "localhost"]);
+    // The last two: as guests reach it, through a gate.
+    let listener = authority.issue(&["127.0.0.1", "localhost", "10.99.0.1", "vault.example.com"]);
     std::fs::create_dir(at("raft")).unwrap();
     std::fs::write(at("listener.crt"), listener.certificate).unwrap();
     std::fs::write(at("listener.key"), listener.key).unwrap();

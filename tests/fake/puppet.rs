@@ -13,7 +13,7 @@ use rustls_pki_types::CertificateSigningRequestDer;
 use rustls_pki_types::pem::PemObject;
 use time::OffsetDateTime;
 
-use super::{Authority, DAY, Fake, Fault, Pki, Seen, State, ca_params, key};
+use super::{Authority, DAY, Fake, Fault, Pki, Seen, State, bend, ca_params, key};
 
 /// What it keeps by certname, PEM, and what it is told to be like.
 pub(super) struct Shelf {
@@ -158,6 +158,9 @@ fn signed(state: &State, csr: &str, fault: Option<&Fault>) -> String {
     let der = CertificateSigningRequestDer::from_pem_slice(csr.as_bytes()).expect("a CSR");
     let mut request = CertificateSigningRequestParams::from_der(&der).expect("a good CSR");
     complete(state, &mut request.params);
+    if let Some(Fault::Bent(bend)) = fault {
+        return bend::signed(state, request, &state.tls, state.tls.chain(), Some(*bend)).concat();
+    }
     let issuer = match fault {
         Some(Fault::OtherCa) => &state.other.issuing,
         Some(Fault::Rotated) => {
@@ -170,7 +173,9 @@ fn signed(state: &State, csr: &str, fault: Option<&Fault>) -> String {
         Some(Fault::WrongKey) => request.params.signed_by(&key(), issuer),
         _ => request.signed_by(issuer),
     };
-    signed.unwrap().pem()
+    let signed = signed.unwrap().pem();
+    state.first.lock().unwrap().get_or_insert_with(|| signed.clone());
+    signed
 }
 
 fn complete(state: &State, params: &mut CertificateParams) {
