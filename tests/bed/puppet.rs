@@ -94,8 +94,8 @@ struct Turn {
 
 static TURN: Mutex<Option<Turn>> = Mutex::new(None);
 static NEXT: Condvar = Condvar::new();
-/// 16 s on two idle cores.
-const START: Duration = Duration::from_secs(240);
+/// 16 s on two idle cores, and minutes on busy ones.
+const START: Duration = Duration::from_secs(600);
 const STARTED: &str = "Puppet Server has successfully started";
 
 /// The right to the server under one configuration; given back when dropped.
