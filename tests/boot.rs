@@ -13,8 +13,9 @@
 
 mod bed;
 
-use bed::{Debian, Gate, Guest, Lan, Openbao, Pki, eventually, must};
+use bed::{Authority, Daemon, Debian, Gate, Guest, Lan, Openbao, Pki, eventually, must};
 use serde_json::json;
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 /// Where the CA is; members follow from .11 on.
@@ -101,17 +102,9 @@ fn etcd_comes_up_within_a_minute_of_a_late_ca() {
 #[ignore = "needs servers: run tests/all"]
 fn the_timer_renews_and_the_running_consumer_is_told() {
     let lan = lan(1);
-    let mut guest = Guest::new(Debian::Bookworm, "node01", lan.host(1));
-    guest.install();
-    let wants = |rest: &str| {
-        format!(
-            "[ca.lab.local]\n[certificate.web]\nca = \"lab\"\nfiles = {{ cert = \"web.crt\", key = \"web.key\" }}\n\
-             directory = \"/etc/etcd/web\"\ndns = [\"{{{{ hostname }}}}\"]\nreload = [\"running.service\", \"idle.service\"]\n{rest}\n"
-        )
-    };
-    guest.write("/etc/nodecert/config.toml", &wants("ttl = \"3m\""));
+    let told = "reload = [\"running.service\", \"idle.service\"]";
+    let mut guest = lone(&lan, &format!("{told}\nttl = \"3m\""));
     guest.drop_in("nodecert-renew.timer", "[Timer]\nRandomizedDelaySec=0\n");
-    consumer(&guest, "running", true);
     consumer(&guest, "idle", false);
     guest.boot_fully();
     assert_eq!(guest.property("running.service", "ActiveState"), "active", "{}", guest.journal(""));
@@ -119,7 +112,7 @@ fn the_timer_renews_and_the_running_consumer_is_told() {
     guest.shut_down();
 
     // Two thirds of three minutes are not over, but a fifth is.
-    guest.write("/etc/nodecert/config.toml", &wants("ttl = \"30d\"\nrenew_at = 0.2"));
+    guest.write("/etc/nodecert/config.d/later.toml", "[certificate.web]\nttl = \"30d\"\nrenew_at = 0.2\n");
     let stamp =
         std::fs::File::open(guest.path("/var/lib/systemd/timers/stamp-nodecert-renew.timer")).unwrap();
     stamp.set_modified(SystemTime::now() - Duration::from_secs(86_400)).unwrap();
@@ -138,6 +131,187 @@ fn the_timer_renews_and_the_running_consumer_is_told() {
     guest.must("systemctl start nodecert.service");
     assert!(began.elapsed() < Duration::from_secs(30), "the hook waited for {:?}", began.elapsed());
     assert_eq!(reloads(&guest, "running"), 2);
+}
+
+/// A host that is not ready when nodecert is: how so, what the journal says last, and what makes it ready.
+struct Unready {
+    prepare: fn(&mut Guest<'_>),
+    says: &'static str,
+    mend: &'static str,
+}
+
+/// In each case its consumer comes up when the host is as it should be, and nobody starts it.
+#[test]
+#[ignore = "needs servers: run tests/all"]
+fn a_host_that_is_not_ready_yet_says_why_and_comes_up_when_it_is() {
+    let cases = [
+        Unready {
+            prepare: |guest| {
+                guest.option("--hostname=localhost");
+                guest.write("/etc/hostname", "localhost\n");
+            },
+            says: "this host has no name yet",
+            mend: "hostname node01",
+        },
+        Unready {
+            prepare: |guest| {
+                guest.write("/etc/nodecert/config.d/owner.toml", "[certificate.web]\nowner = \"web\"\n")
+            },
+            says: "the user \"web\" is not known here",
+            mend: "useradd web",
+        },
+        Unready {
+            prepare: |guest| guest.write("/etc/fstab", "tmpfs /etc/etcd tmpfs size=4k 0 0\n"),
+            says: "No space left on device",
+            mend: "mount -o remount,size=1m /etc/etcd",
+        },
+        Unready {
+            prepare: |guest| guest.write("/etc/fstab", "/etc /etc none bind,ro 0 0\n"),
+            says: "Read-only file system",
+            mend: "mount -o remount,bind,rw /etc",
+        },
+    ];
+    let lan = lan(1);
+    for case in cases {
+        let mut guest = lone(&lan, "");
+        (case.prepare)(&mut guest);
+        guest.drop_in("nodecert.service", "[Service]\nRestartSec=3s\n");
+        guest.boot();
+        guest.wait_for("nodecert.service", "auto-restart", Duration::from_secs(60));
+        let last = guest.last_word("nodecert.service");
+        assert!(
+            last.contains(case.says),
+            "{last:?} does not say {:?}\n{}",
+            case.says,
+            guest.journal("nodecert.service")
+        );
+        assert_ne!(guest.property("running.service", "ActiveState"), "active");
+        guest.must(case.mend);
+        guest.wait_for("running.service", "active", Duration::from_secs(60));
+    }
+}
+
+/// Without what a network brings, a CA that is there cannot be reached.
+#[test]
+#[ignore = "needs servers: run tests/all"]
+fn a_late_network_and_a_late_dns_hold_nothing_up_for_good() {
+    let bao = Openbao::start();
+    let pki = authority(&bao);
+    let lan = lan(2);
+    let _gate = gate(&lan, &bao);
+    for late in ["address", "name"] {
+        let mut guest = member(&lan, &bao, &pki, 1, 1);
+        guest.drop_in("nodecert.service", &format!("{}RestartSec=3s\n", run_with("--missing --deadline 3s")));
+        let ip = |arguments: &str| must(lan.host(1).command("ip").args(arguments.split(' ')));
+        match late {
+            "address" => drop(ip("address flush dev eth0")),
+            _ => guest.write(
+                "/etc/nodecert/config.d/name.toml",
+                "[ca.etcd.vault]\nurls = [\"https://vault.example.com:8200\"]\n",
+            ),
+        }
+        guest.boot();
+        guest.wait_for("nodecert.service", "auto-restart", Duration::from_secs(60));
+        let last = guest.last_word("nodecert.service");
+        let mut dns = None;
+        if late == "address" {
+            assert!(last.contains("Network is unreachable"), "{last}");
+            ip(&format!("address add {}/24 dev eth0", address(1)));
+            ip(&format!("route add default via {OUTSIDE}"));
+        } else {
+            assert!(last.contains("failed to lookup address"), "{last}");
+            dns = Some(name_server(&lan));
+            guest.write("/etc/resolv.conf", &format!("nameserver {OUTSIDE}\n"));
+        }
+        guest.wait_for("etcd.service", "active", Duration::from_secs(60));
+        healthy(&guest);
+        drop(dns);
+    }
+}
+
+/// A guest has the clock of the machine, so here it is the server that lives in another time: to the host it is
+/// the same as if its own clock stood in the past.
+#[test]
+#[ignore = "needs servers: run tests/all"]
+fn a_wrong_clock_is_called_by_its_name() {
+    let lan = lan(1);
+    let tomorrow = SystemTime::now() + Duration::from_secs(86_400);
+    let authority = Authority::new("tomorrow");
+    let certificate = authority.issue_from(&[OUTSIDE], tomorrow);
+    let directory = tempfile::TempDir::new().unwrap();
+    let file = |name: &str, text: &str| {
+        std::fs::write(directory.path().join(name), text).unwrap();
+        directory.path().join(name).to_str().unwrap().to_owned()
+    };
+    let (cert, key) = (file("crt", &certificate.certificate), file("key", &certificate.key));
+    let address = format!("{OUTSIDE}:8200");
+    let argv = ["openssl", "s_server", "-accept", &address, "-cert", &cert, "-key", &key, "-quiet"];
+    let _server = Daemon::start(Some(lan.host(0).command("env")), &argv, &directory.path().join("log"));
+
+    let mut guest = lone(&lan, "");
+    let ca = format!(
+        "[ca.lab]\ntls.file = \"/etc/nodecert/tls.pem\"\nanchors.published = true\n\
+         [ca.lab.vault]\nurls = [\"https://{address}\"]\nmount = \"pki\"\nrole = \"web\"\nauth = [{{ token = \"none\" }}]\n"
+    );
+    let configuration = guest.read("/etc/nodecert/config.toml").replace("[ca.lab.local]\n", &ca);
+    guest.write_secret("/etc/nodecert/config.toml", &configuration);
+    guest.write("/etc/nodecert/tls.pem", &authority.pem());
+    guest.drop_in("nodecert.service", &run_with("--missing --deadline 3s"));
+    guest.boot();
+    guest.wait_for("nodecert.service", "auto-restart", Duration::from_secs(60));
+    let last = guest.last_word("nodecert.service");
+    assert!(last.contains("this host's clock says"), "{last}");
+    assert_eq!(guest.property("nodecert.service", "ExecMainStatus"), "75");
+}
+
+/// nodecert's state lies on a disk that is there some seconds after all others: the run waits for it, and so
+/// nothing lies hidden below the place where it is mounted.
+#[test]
+#[ignore = "needs servers: run tests/all"]
+fn state_on_a_late_disk_is_waited_for() {
+    let lan = lan(1);
+    let mut guest = lone(&lan, "");
+    guest.write(
+        "/etc/systemd/system/disk.service",
+        "[Unit]\nDefaultDependencies=no\n[Service]\nType=oneshot\nExecStart=/bin/sleep 2\nRemainAfterExit=yes\n",
+    );
+    guest.write("/etc/fstab", "tmpfs /var/lib/nodecert tmpfs nofail,x-systemd.requires=disk.service 0 0\n");
+    guest.boot_fully();
+    guest.wait_for("running.service", "active", Duration::from_secs(60));
+    guest.must("umount /var/lib/nodecert");
+    assert_eq!(guest.must("ls -A /var/lib/nodecert"), "");
+}
+
+/// A name server for `vault.example.com`, where the CA is.
+fn name_server(lan: &Lan) -> Daemon {
+    let argv = [
+        "dnsmasq",
+        "--keep-in-foreground",
+        "--conf-file=/dev/null",
+        "--no-hosts",
+        "--no-resolv",
+        "--user=root",
+        "--pid-file=",
+        &format!("--listen-address={OUTSIDE}"),
+        "--bind-interfaces",
+        &format!("--address=/vault.example.com/{OUTSIDE}"),
+    ];
+    Daemon::start(Some(lan.host(0).command("env")), &argv, Path::new("/dev/null"))
+}
+
+/// A host with a CA of its own, the certificate `web` and its consumer `running.service`.
+fn lone<'a>(lan: &'a Lan, rest: &str) -> Guest<'a> {
+    let guest = Guest::new(Debian::Bookworm, "node01", lan.host(1));
+    guest.install();
+    guest.write(
+        "/etc/nodecert/config.toml",
+        &format!(
+            "[ca.lab.local]\n[certificate.web]\nca = \"lab\"\ndns = [\"{{{{ hostname }}}}\"]\n\
+             files = {{ cert = \"web.crt\", key = \"web.key\" }}\ndirectory = \"/etc/etcd/web\"\n{rest}\n"
+        ),
+    );
+    consumer(&guest, "running", true);
+    guest
 }
 
 /// Three hosts, of which one loses its power twenty times, ten in the run that gets its certificates and ten in one

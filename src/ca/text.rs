@@ -95,6 +95,9 @@ pub(super) fn root_cause(error: &reqwest::Error) -> String {
         cause = source;
     }
     let what = match error {
+        e if e.is_timeout() && e.is_connect() => {
+            return "no connection: its name or its address does not answer".to_owned();
+        }
         e if e.is_timeout() => "time-out: ",
         e if e.is_connect() => "cannot connect: ",
         _ => "connection broken: ",

@@ -15,7 +15,8 @@ use crate::bundle::Bundle;
 use crate::clock::Clock;
 use crate::setting::Name;
 
-const CONNECT: Duration = Duration::from_secs(5);
+/// With the name: where the first name server is silent, the second is asked after five seconds, resolv.conf(5).
+const CONNECT: Duration = Duration::from_secs(12);
 const REQUEST: Duration = Duration::from_secs(30);
 /// The largest honest answer is a chain of certificates: some ten thousand bytes.
 const MAX_BODY: usize = 1024 * 1024;

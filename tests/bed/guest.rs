@@ -14,6 +14,7 @@ use std::io::Write as _;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -31,7 +32,7 @@ umount -R /sys/fs/cgroup 2>/dev/null || umount -l /sys/fs/cgroup
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t overlay overlay -o "lowerdir=$image,upperdir=$directory/upper,workdir=$directory/work" "$directory/root"
 export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1
-exec systemd-nspawn --quiet --boot --register=no --keep-unit --link-journal=no --console=read-only \
+exec systemd-nspawn --quiet --boot --register=no --keep-unit --link-journal=no --console=read-only --resolv-conf=off --timezone=off \
     --capability=CAP_NET_ADMIN --network-namespace-path="$directory/network" --directory="$directory/root" "$@"
 "#;
 
@@ -109,6 +110,9 @@ impl<'a> Guest<'a> {
         }
         self.copy(&project.join("systemd"), "/usr/lib/systemd/system");
         self.copy(&project.join("packaging/tmpfiles.d"), "/usr/lib/tmpfiles.d");
+        for directory in ["/etc/etcd", "/etc/kubernetes", "/var/lib/kubelet"] {
+            std::fs::create_dir_all(self.path(directory)).unwrap();
+        }
         self.link(
             "/etc/systemd/system/multi-user.target.wants/nodecert.service",
             "/usr/lib/systemd/system/nodecert.service",
@@ -160,8 +164,10 @@ impl<'a> Guest<'a> {
     pub(crate) fn write_secret(&self, path: &str, text: &str) {
         let path = self.made(path);
         std::fs::set_permissions(path.parent().unwrap(), PermissionsExt::from_mode(0o700)).unwrap();
+        // Fails only where there is none yet.
+        let _ = std::fs::remove_file(&path);
         let mut options = std::fs::OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path).unwrap();
+        let mut file = options.write(true).create_new(true).mode(0o600).open(path).unwrap();
         file.write_all(text.as_bytes()).unwrap();
     }
 
@@ -268,19 +274,19 @@ impl<'a> Guest<'a> {
         self.must(&format!("systemctl show --value --property {property} {unit}")).trim().to_owned()
     }
 
-    /// Waits until a unit is in `state`; fails with its journal.
+    /// Waits until a unit is in `state`, of ActiveState or SubState; fails with the journal.
     #[track_caller]
     pub(crate) fn wait_for(&self, unit: &str, state: &str, patience: Duration) {
         let began = Instant::now();
         loop {
-            let is = self.property(unit, "ActiveState");
-            if is == state {
+            let is = self.must(&format!("systemctl show --value --property ActiveState,SubState {unit}"));
+            if is.lines().any(|is| is == state) {
                 return;
             }
+            let (name, waited) = (&self.name, began.elapsed());
             assert!(
-                began.elapsed() < patience,
-                "{}: {unit} is {is}, not {state} within {patience:?}\n{}",
-                self.name,
+                waited < patience,
+                "{name}: {unit} is {is:?}, not {state} after {waited:?}\n{}",
                 self.journal("")
             );
             std::thread::sleep(Duration::from_millis(100));
@@ -361,13 +367,15 @@ impl Drop for Guest<'_> {
     }
 }
 
-/// Of a process, cgroup(7) leaves it to us where: beside the machine's own groups, in the hierarchy of version 2.
+/// Beside the machine's own groups, in the hierarchy of version 2: cgroups(7).
 fn cgroup_of_its_own(name: &str) -> PathBuf {
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
     let version_2 =
         mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find(|mount| mount[2] == "cgroup2");
     let hierarchy = version_2.expect("a mounted cgroup2 hierarchy")[1].to_owned();
-    let cgroup = Path::new(&hierarchy).join(format!("nodecert-{}-{name}", std::process::id()));
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let cgroup = Path::new(&hierarchy).join(format!("nodecert-{}-{number}-{name}", std::process::id()));
     std::fs::create_dir(&cgroup).unwrap();
     cgroup
 }
