@@ -6,6 +6,7 @@
 //! | room | does |
 //! |---|---|
 //! | [`cli`] | \[pure\] the command line, which also feeds the man page and completions |
+//! | [`man`] | \[pure\] the manual, from the command line and the reference |
 //! | [`run`](mod@run) | **the flow**: survey, obtain, commit, render, report |
 //! | [`disk`] | \[I/O: files\] lock, held pairs, pending requests, the commit, trust and rendered files, state |
 //! | [`hooks`] | \[I/O: processes\] what is started: an argv, never a shell |
@@ -44,6 +45,7 @@ pub mod hooks;
 pub mod identity;
 pub mod keepsake;
 pub mod key;
+pub mod man;
 pub mod node;
 pub mod plan;
 pub mod render;

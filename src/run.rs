@@ -28,7 +28,7 @@ use crate::ca::{Ca, Deadline};
 use crate::clock::Clock;
 use crate::disk::{self, DiskError};
 use crate::facts::{self, Facts};
-use crate::report::{OwedLine, Report};
+use crate::report::{Exit, OwedLine, Report};
 use crate::root::Root;
 use crate::setting::{Name, chain};
 
@@ -79,10 +79,13 @@ impl Default for Ask {
 
 /// Brings the host to what the configuration asks for.
 pub async fn run(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
-    let _lock = lock(world, ask)?;
+    let lock = lock(world, ask)?;
     let mut survey = survey(world, ask.force)?;
     let asked = survey.asked(&ask.only)?;
     let mut run = Run::new(world, Deadline::after(ask.deadline));
+    if lock.was_left() {
+        run.clear_up(&survey).map_err(Error::Disk)?;
+    }
     run.remember_machine(&survey).map_err(Error::Disk)?;
     let debts = run.owe(&survey, &asked, ask)?;
     for wave in survey.node.waves.clone() {
@@ -100,6 +103,10 @@ pub async fn run(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
     run.strike_cloned(&survey).map_err(Error::Disk)?;
     let owed = run.pay(&survey, debts)?;
     let report = run.report(&survey, ask, &files, owed)?;
+    // What a disk refused may be lying about half done.
+    if report.exit() != Exit::Fault {
+        lock.release();
+    }
     Ok((report, survey.facts))
 }
 
@@ -136,9 +143,9 @@ pub fn status(survey: &Survey, world: &World, only: &[Name]) -> Result<Report, E
     })
 }
 
-/// Writes metrics where the caller wants them, whole or not at all.
-pub fn publish(path: &Path, metrics: &str) -> Result<(), Error> {
-    disk::put_outside(path, metrics.as_bytes()).map_err(Error::Disk)
+/// Writes metrics or a page where the caller wants them, whole or not at all.
+pub fn publish(path: &Path, text: &[u8]) -> Result<(), Error> {
+    disk::put_outside(path, text).map_err(Error::Disk)
 }
 
 /// One run: its CAs, opened when first needed, and what became of each certificate.
@@ -191,7 +198,7 @@ impl<'a> Run<'a> {
         }
         for (ca, names) in &parts {
             let due = names.iter().any(|name| survey.is_to_get(name, ask.missing));
-            if due || self.is_to_learn(survey, ca, ask) {
+            if due || self.is_to_learn(survey, ca, ask) || self.is_to_read_crl(survey, ca, ask) {
                 self.open_ca(survey, ca);
             }
         }

@@ -63,7 +63,7 @@ fn http_date(text: &str) -> Option<SystemTime> {
 }
 
 /// A server's own words in one short line: the errors of a JSON answer, or else the text.
-pub(super) fn said(body: &[u8]) -> String {
+pub fn said(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(&body[..body.len().min(16 * MAX_SAID)]).into_owned();
     let errors = serde_json::from_slice::<Value>(body).ok().and_then(|json| {
         let errors = json.get("errors")?.as_array()?;

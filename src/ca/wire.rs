@@ -231,7 +231,7 @@ impl Wire {
             url: url.to_owned(),
             said: format!("{} redirect to {host}", status.as_u16()),
             advice: format!(
-                "redirects are not followed, a token could go astray; if {host} is the CA, put it into `urls`"
+                "redirects are not followed, a secret could go astray; if {host} is the CA, write that as its URL"
             ),
         }
     }

@@ -147,6 +147,12 @@ impl Survey {
         line
     }
 
+    /// Why the revocation lists that a file is to hold could not be read in this run.
+    pub(super) fn unread_lists(&self, file: &File) -> Option<&Failure> {
+        let Content::Crl(ca) = &file.content else { return None };
+        self.unread.get(ca).or_else(|| self.anchors.get(ca)?.as_ref().err())
+    }
+
     pub(super) fn rendered(&self, world: &World, file: &File) -> Result<String, Failure> {
         let template = match &file.content {
             Content::Part(name, part) => match self.bundle(name) {
@@ -155,7 +161,10 @@ impl Survey {
             },
             Content::Crl(ca) => match known_crl(&world.root, ca)? {
                 Some(lists) => lists,
-                None => return Err(Failure::Waits(format!("the revocation list of CA {ca}"))),
+                None => {
+                    let waits = || Failure::Waits(format!("the revocation list of CA {ca}"));
+                    return Err(self.unread_lists(file).cloned().unwrap_or_else(waits));
+                }
             },
             Content::Template(path) => match disk::read_text(&world.root, path, TEXT)? {
                 Some((text, _)) => text,

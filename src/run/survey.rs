@@ -35,6 +35,8 @@ pub struct Survey {
     pub(super) unreadable: BTreeMap<Name, Failure>,
     /// The certificates that were made on another machine.
     pub(super) cloned: BTreeSet<Name>,
+    /// The CAs whose revocation lists could not be read in this run.
+    pub(super) unread: BTreeMap<Name, Failure>,
     pub(super) now: SystemTime,
 }
 
@@ -57,6 +59,7 @@ pub fn survey(world: &World, force: bool) -> Result<Survey, Error> {
         verdicts: BTreeMap::new(),
         drifts: BTreeMap::new(),
         unreadable: BTreeMap::new(),
+        unread: BTreeMap::new(),
         gone: BTreeSet::new(),
         cloned,
         now,

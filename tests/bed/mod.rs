@@ -27,7 +27,9 @@ pub(crate) use kubernetes::Kubernetes;
 pub(crate) use lan::{Lan, Netns};
 pub(crate) use openbao::{Login, Openbao, Pki};
 pub(crate) use process::{Daemon, Ended, ended, must};
-pub(crate) use puppet::{Autosign, PuppetConfig, PuppetRelease, Puppetserver, fingerprint};
+pub(crate) use puppet::{
+    Autosign, PASSWORD, PuppetConfig, PuppetRelease, Puppetserver, Renewal, fingerprint,
+};
 pub(crate) use x509::{Authority, Inspected, ServerCertificate, blocks, inspect};
 
 use std::net::{Ipv4Addr, TcpListener};

@@ -97,6 +97,11 @@ impl Openbao {
             .unwrap_or_else(|e| panic!("{path}: {e}\n{}", self.daemon.log()))
     }
 
+    /// User and system time of the server so far.
+    pub(crate) fn cpu(&self) -> Duration {
+        self.daemon.cpu()
+    }
+
     /// How many tokens exist: a run that revokes its own leaves the number as it was.
     pub(crate) fn tokens(&self) -> usize {
         let list = Method::from_bytes(b"LIST").unwrap();
@@ -262,6 +267,13 @@ impl Pki<'_> {
         });
         role.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
         self.server.admin(Method::POST, &format!("{}/roles/{name}", self.mount), &role);
+    }
+
+    /// How many certificates this mount has signed, with its own.
+    pub(crate) fn signed(&self) -> usize {
+        let list = Method::from_bytes(b"LIST").unwrap();
+        let there = self.server.admin(list, &format!("{}/certs", self.mount), &json!(null));
+        there["data"]["keys"].as_array().unwrap().len()
     }
 
     /// The policy that may sign here and nothing else.
