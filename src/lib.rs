@@ -11,6 +11,7 @@
 //! | [`disk`] | \[I/O: files\] lock, held pairs, pending requests, the commit, trust and rendered files, state |
 //! | [`hooks`] | \[I/O: processes\] what is started: an argv, never a shell |
 //! | [`report`] | \[pure\] text, JSON, metrics and exit codes |
+//! | [`sandbox`] | \[pure\] where the units may write: the drop-in for a configuration |
 //! | [`render`] | \[pure\] YAML, environment files and templates |
 //! | [`plan`] | \[pure\] verdicts, a chain of checks with reasons |
 //! | [`node`] | \[pure\] configuration and facts to everything this host is to hold |
@@ -52,5 +53,6 @@ pub mod render;
 pub mod report;
 pub mod root;
 pub mod run;
+pub mod sandbox;
 pub mod setting;
 pub mod trust;

@@ -15,6 +15,7 @@ use nodecert::man;
 use nodecert::report::{Action, Exit, Report};
 use nodecert::root::Root;
 use nodecert::run::{self, Ask, Error, World};
+use nodecert::sandbox::Sandbox;
 use nodecert::setting::chain;
 use tracing::{Level, error};
 use tracing_subscriber::Layer;
@@ -59,9 +60,14 @@ fn answer(cli: &Cli, live: bool) -> Result<u8, Error> {
             let ask = Ask { only: only.clone(), missing: *missing, force: *force, deadline: *deadline };
             bring(cli, &ask, live)
         }
-        Command::Plan { only, exit_code } => {
+        Command::Plan { only, exit_code, read_write_paths } => {
             let world = world(cli)?;
             let survey = run::survey(&world, false)?;
+            if *read_write_paths {
+                let sandbox = Sandbox::of(&survey.node);
+                print(cli, &sandbox.text(), || sandbox.json());
+                return Ok(0);
+            }
             let report = run::status(&survey, &world, only)?;
             print(cli, &report.plan(), || report.json(&survey.facts, true));
             let idle = report.is_idle();

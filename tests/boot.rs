@@ -155,7 +155,7 @@ fn a_host_that_is_not_ready_yet_says_why_and_comes_up_when_it_is() {
         },
         Unready {
             prepare: |guest| {
-                guest.write("/etc/nodecert/config.d/owner.toml", "[certificate.web]\nowner = \"web\"\n")
+                guest.write("/etc/nodecert/config.d/owner.toml", "[certificate.web]\nowner = \"web\"\n");
             },
             says: "the user \"web\" is not known here",
             mend: "useradd web",
@@ -282,6 +282,73 @@ fn state_on_a_late_disk_is_waited_for() {
     assert_eq!(guest.must("ls -A /var/lib/nodecert"), "");
 }
 
+/// nodecert itself says what its units have to be let do, for a place that is not there and one that they hide.
+#[test]
+#[ignore = "needs servers: run tests/all"]
+fn a_configuration_that_writes_elsewhere_works_with_the_drop_in_it_asks_for() {
+    let lan = lan(1);
+    let mut guest = lone(&lan, "");
+    guest.write(
+        "/etc/nodecert/config.d/elsewhere.toml",
+        "[certificate.web]\ndirectory = \"/srv/web/pki\"\n\
+         [file.note]\npath = \"/root/notes/note\"\ntemplate = \"/etc/nodecert/note\"\n",
+    );
+    guest.write("/etc/nodecert/note", "{{ hostname }}\n");
+    guest.boot_fully();
+    let last = guest.last_word("nodecert.service");
+    assert!(last.contains("nodecert plan --read-write-paths"), "{last}");
+
+    let drop_in = guest.must("nodecert plan --read-write-paths");
+    for unit in ["nodecert.service", "nodecert-renew.service"] {
+        guest.drop_in(unit, &drop_in);
+    }
+    guest.must("systemctl daemon-reload");
+    // Not start, which waits until the unit's own next attempt.
+    guest.must("systemctl restart nodecert.service");
+    guest.wait_for("running.service", "active", Duration::from_secs(60));
+    assert_eq!(guest.must("cat /root/notes/note"), "node01\n");
+    assert_eq!(guest.must("stat --format=%a /srv/web").trim(), "755");
+    guest.must("rm -r /srv/web");
+    guest.must("systemctl start nodecert-renew.service");
+    guest.must("nodecert status --usable web");
+}
+
+/// From the machine below, from a file, and encrypted to this host: systemd.exec(5), "Credentials".
+#[test]
+#[ignore = "needs servers: run tests/all"]
+fn a_secret_comes_as_a_credential_in_each_way_that_systemd_has() {
+    let bao = Openbao::start();
+    let pki = authority(&bao);
+    let lan = lan(1);
+    let _gate = gate(&lan, &bao);
+    let token = bao.token(&pki.policy());
+    let mut guest = member(&lan, &bao, &pki, 1, 1);
+    guest.write(
+        "/etc/nodecert/config.d/login.toml",
+        "[ca.etcd.vault]\nauth = [{ token = { credential = \"vault-token\" } }]\n",
+    );
+    guest.option(&format!("--set-credential=vault-token:{token}"));
+    guest.drop_in("nodecert.service", "[Service]\nLoadCredential=vault-token\n");
+    guest.boot_fully();
+    healthy(&guest);
+
+    guest.write_secret("/etc/vault-token", &token);
+    guest.shell(
+        "systemd-creds encrypt --with-key=host --name=vault-token /etc/vault-token /etc/vault-token.cred",
+    );
+    for source in [
+        "LoadCredential=vault-token:/etc/vault-token",
+        "LoadCredentialEncrypted=vault-token:/etc/vault-token.cred",
+    ] {
+        guest.drop_in("nodecert.service", &format!("[Service]\n{source}\n"));
+        guest.must("systemctl daemon-reload");
+        guest.must("rm -r /etc/etcd/pki");
+        guest.must("systemctl start nodecert.service");
+        guest.must("nodecert status --usable etcd");
+    }
+    assert!(!guest.journal("").contains(&token));
+}
+
 /// A name server for `vault.example.com`, where the CA is.
 fn name_server(lan: &Lan) -> Daemon {
     let argv = [
@@ -354,7 +421,7 @@ fn a_member_whose_power_is_cut_twenty_times_comes_back_by_itself() {
             assert!(enrols && why.contains("wrapping token"), "round {round}: {why}");
             lost += 1;
             last.write_secret(SECRET, &pki.wrapped_secret_id());
-            last.must("systemctl start nodecert.service");
+            last.must("systemctl restart nodecert.service");
         }
         healthy(&last);
         last.must("nodecert status --check etcd");
