@@ -40,14 +40,15 @@ fn boots_into_a_healthy_etcd(debian: Debian) {
     let pki = authority(&bao);
     let lan = lan(1);
     let gate = gate(&lan, &bao);
-    let mut guest = Guest::new(debian, "node01", lan.host(1));
-    guest.install();
-    guest.user_data(&user_data(&configuration(&pki, 1), &bao.tls_pem(), &pki.wrapped_secret_id()));
+    let secret = pki.wrapped_secret_id();
+    let mut guest = clouded("unit", debian, &lan, &pki, &bao.tls_pem(), &secret);
 
     assert_eq!(guest.boot_fully(), "running", "{}", guest.journal(""));
     healthy(&guest);
     let asked = gate.asked();
     assert!(asked > 0, "the certificates came from the CA");
+    let kept = guest.run(&format!("grep -rl {secret} /var/lib/cloud /run/cloud-init /var/log"));
+    assert_eq!(kept.stdout, "", "the secret is still in what cloud-init keeps");
     guest.shut_down();
 
     assert_eq!(guest.boot_fully(), "running", "{}", guest.journal(""));
@@ -497,17 +498,64 @@ fn member<'a>(lan: &'a Lan, bao: &Openbao, pki: &Pki<'_>, nth: usize, members: u
     guest
 }
 
-/// The unit is in the image; cloud-init brings what it is to do.
-fn user_data(configuration: &str, tls_pem: &str, secret: &str) -> String {
-    let file =
-        |path: &str, mode: &str, text: &str| json!({"path": path, "permissions": mode, "content": text});
-    let files = [
-        file("/etc/nodecert/config.toml", "0644", configuration),
-        file("/etc/nodecert/vault-ca.pem", "0644", tls_pem),
-        file(SECRET, "0600", secret),
-    ];
-    // JSON is YAML.
-    format!("#cloud-config\n{}\n", json!({"write_files": files}))
+/// The two other ways; the first is that of the first tests.
+#[test]
+#[ignore = "needs servers: run tests/all"]
+fn bootcmd_and_runcmd_of_cloud_init_end_in_a_healthy_etcd_too() {
+    let bao = Openbao::start();
+    let pki = authority(&bao);
+    let lan = lan(1);
+    let _gate = gate(&lan, &bao);
+    for way in ["bootcmd", "runcmd"] {
+        let mut guest = clouded(way, Debian::Bookworm, &lan, &pki, &bao.tls_pem(), &pki.wrapped_secret_id());
+        for boot in ["first", "second"] {
+            assert_eq!(guest.boot_fully(), "running", "{way}, {boot} boot: {}", guest.journal(""));
+            healthy(&guest);
+            guest.shut_down();
+        }
+    }
+}
+
+/// A host whose image is as an example of packaging/examples/cloud-init wants it, with that example as user-data.
+fn clouded<'a>(
+    way: &str,
+    debian: Debian,
+    lan: &'a Lan,
+    pki: &Pki<'_>,
+    tls_pem: &str,
+    secret: &str,
+) -> Guest<'a> {
+    let folder = Path::new("packaging/examples/cloud-init");
+    assert_eq!(std::fs::read_dir(folder).unwrap().count(), 3, "a way that no test boots");
+    let example = std::fs::read_to_string(folder.join(format!("{way}.yaml"))).unwrap();
+    let guest = Guest::new(debian, "node01", lan.host(1));
+    guest.write("/etc/hosts", &format!("127.0.0.1 localhost\n{OUTSIDE} vault.example.com\n"));
+    guest.user_data(&filled_in(&example, pki, tls_pem, secret));
+    if way == "bootcmd" {
+        guest.install_program();
+    } else {
+        guest.install();
+    }
+    if way == "runcmd" {
+        for unit in ["multi-user.target.wants/nodecert.service", "timers.target.wants/nodecert-renew.timer"] {
+            std::fs::remove_file(guest.path(&format!("/etc/systemd/system/{unit}"))).unwrap();
+        }
+        guest.remove("/etc/systemd/system/multi-user.target.wants/etcd.service");
+    }
+    guest
+}
+
+/// An example with what is the site's own put in.
+fn filled_in(example: &str, pki: &Pki<'_>, tls_pem: &str, secret: &str) -> String {
+    let (before, rest) = example.split_once("-----BEGIN CERTIFICATE-----").unwrap();
+    let (_, after) = rest.split_once("-----END CERTIFICATE-----").unwrap();
+    let indent = &before[before.rfind('\n').unwrap()..];
+    let example = format!("{before}{}{after}", tls_pem.trim().replace('\n', indent));
+    assert!(example.contains("s.WRAPPING-TOKEN-FOR-THIS-HOST"));
+    example
+        .replace("s.WRAPPING-TOKEN-FOR-THIS-HOST", secret)
+        .replace("a6c00c00-7b4d-e909-5eca-3e95985e4e46", &pki.role_id)
+        .replace("10.0.0.11", &address(1))
 }
 
 /// A PKI with a role that signs whatever a member asks for.

@@ -7,7 +7,7 @@
 //! What a guest shares with the machine: kernel, clock, and what was written before a power cut, synced or not.
 
 use super::lan::Netns;
-use super::process::{Ended, ended};
+use super::process::{Ended, ended, must};
 use super::{eventually, provided};
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -100,14 +100,19 @@ impl<'a> Guest<'a> {
         guest
     }
 
-    /// nodecert as a package leaves it: the program, its units enabled, the directories of its consumers.
-    pub(crate) fn install(&self) {
-        let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+    /// The program alone.
+    pub(crate) fn install_program(&self) {
         let program = self.made("/usr/bin/nodecert");
         let built = Path::new(env!("CARGO_BIN_EXE_nodecert"));
         if std::fs::hard_link(built, &program).is_err() {
             std::fs::copy(built, &program).unwrap();
         }
+    }
+
+    /// nodecert as a package leaves it: the program, its units enabled, the directories of its consumers.
+    pub(crate) fn install(&self) {
+        let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+        self.install_program();
         self.copy(&project.join("systemd"), "/usr/lib/systemd/system");
         self.copy(&project.join("packaging/tmpfiles.d"), "/usr/lib/tmpfiles.d");
         for directory in ["/etc/etcd", "/etc/kubernetes", "/var/lib/kubelet"] {
@@ -129,6 +134,11 @@ impl<'a> Guest<'a> {
         self.write("/var/lib/cloud/seed/nocloud/user-data", text);
         let meta = format!("instance-id: {name}\nlocal-hostname: {name}\n", name = self.name);
         self.write("/var/lib/cloud/seed/nocloud/meta-data", &meta);
+    }
+
+    /// Takes a file of the image away, from a host that is off: a whiteout, as the kernel's overlayfs.rst has it.
+    pub(crate) fn remove(&self, path: &str) {
+        must(Command::new("mknod").arg(self.made(path)).args(["c", "0", "0"]));
     }
 
     /// A drop-in of the administrator's.
