@@ -28,7 +28,7 @@ use crate::ca::{Ca, Deadline};
 use crate::clock::Clock;
 use crate::disk::{self, DiskError};
 use crate::facts::{self, Facts};
-use crate::report::{OwedLine, Report};
+use crate::report::{LastRun, OwedLine, Report};
 use crate::root::Root;
 use crate::setting::{Name, chain};
 
@@ -77,8 +77,18 @@ impl Default for Ask {
     }
 }
 
-/// Brings the host to what the configuration asks for.
+/// Brings the host to what the configuration asks for, and notes how that ended.
 pub async fn run(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
+    let done = bring(world, ask).await;
+    let exit = done.as_ref().map_or_else(Error::exit, |(report, _)| report.exit());
+    let last = LastRun { ended: world.clock.now(), exit: exit.code() };
+    if let Err(error) = disk::note_run(&world.root, last) {
+        warn!("how this run ended could not be noted: {}", chain(&error));
+    }
+    done
+}
+
+async fn bring(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
     let _lock = lock(world, ask)?;
     let mut survey = survey(world, ask.force)?;
     let asked = survey.asked(&ask.only)?;
@@ -133,6 +143,7 @@ pub fn status(survey: &Survey, world: &World, only: &[Name]) -> Result<Report, E
         files,
         owed: owed.iter().map(|deed| OwedLine { deed: deed.to_string(), trouble: None }).collect(),
         notes: [notes, survey.notes()].concat(),
+        last_run: disk::last_run(&world.root),
     })
 }
 

@@ -39,7 +39,8 @@ impl Run<'_> {
             return Err(failure.clone());
         }
         disk::prove_writable(self.root(), certificate, verdict.bundle().is_some())?;
-        info!(certificate = %name, ca = %certificate.ca, "{name}: asking CA {}: {}", certificate.ca, reason_of(verdict));
+        let reason = reason_of(verdict);
+        info!(certificate = %name, ca = %certificate.ca, reason, "{name}: asking CA {}: {reason}", certificate.ca);
         if verdict.pair().is_none()
             && !survey.cloned.contains(name)
             && let Some(bundle) = self.adopted(certificate, ca, anchors).await?
@@ -64,8 +65,9 @@ impl Run<'_> {
             warn!(certificate = %name, "{name}: is valid for {length} only, and the timer runs every hour; ask for a longer ttl, or run it more often");
         }
         disk::drop_pending(self.root(), name)?;
-        info!(certificate = %name, ca = %certificate.ca, "{name}: installed, valid until {}", at(bundle.leaf().not_after));
-        Ok((bundle, reason_of(verdict)))
+        let until = at(bundle.leaf().not_after);
+        info!(certificate = %name, ca = %certificate.ca, not_after = until, "{name}: installed, valid until {until}");
+        Ok((bundle, reason))
     }
 
     /// What a puppet agent got before this program came: the same certificate, if it will do.

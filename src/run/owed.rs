@@ -143,8 +143,8 @@ impl Run<'_> {
         for deed in needed(&deeds(&due)) {
             let done = hooks::perform(&deed);
             match &done {
-                Ok(()) => info!("hook done: {deed}"),
-                Err(why) => warn!("hook failed and stays owed: {deed}: {why}"),
+                Ok(()) => info!(hook = %deed, "hook done: {deed}"),
+                Err(why) => warn!(hook = %deed, reason = %why, "hook failed and stays owed: {deed}: {why}"),
             }
             let trouble = done.err().map(|why| Trouble {
                 message: format!("{why}; it stays owed and is tried again by the next run"),
