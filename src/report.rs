@@ -212,30 +212,20 @@ impl Report {
             (false, 0) => {
                 format!("done: {} and {} changed", count(changed, "certificate"), count(files, "file"))
             }
-            (false, _) => format!("not done: {} failed", count(failed, "thing")),
+            (false, _) => format!("not done: {}", self.why_not(failed)),
         }
     }
 
-    /// The last line in the journal, which has had the others: how it ended, or what failed that matters most.
+    /// The last line in the journal, which has had the others; `Err` where something failed.
     pub fn last_word(&self) -> Result<String, String> {
-        let certificates = self.certificates.iter().map(|line| (line.name.to_string(), &line.trouble));
-        let files = self.files.iter().map(|line| (line.path.display().to_string(), &line.trouble));
-        let owed = self.owed.iter().map(|line| (line.deed.clone(), &line.trouble));
-        let failed = certificates.chain(files).chain(owed);
-        let failed: Vec<_> = failed.filter_map(|(what, trouble)| Some((what, trouble.as_ref()?))).collect();
-        // Of several that matter as much the first: the others often follow from it.
-        match failed.iter().rev().max_by_key(|(_, trouble)| trouble.exit) {
-            None => Ok(self.sum()),
-            Some((what, trouble)) => {
-                let more =
-                    if failed.len() > 1 { format!("; and {} more", failed.len() - 1) } else { String::new() };
-                Err(format!(
-                    "not done (exit code {}): {what}: {}{more}",
-                    trouble.exit.code(),
-                    trouble.message
-                ))
-            }
-        }
+        if self.exit() == Exit::Done { Ok(self.sum()) } else { Err(self.sum()) }
+    }
+
+    /// The gravest of the troubles and how many there are besides: the last line of a journal has to say why.
+    fn why_not(&self, failed: usize) -> String {
+        let gravest = self.troubles().max_by_key(|trouble| trouble.exit);
+        let why = gravest.map_or("", |trouble| &trouble.message);
+        if failed > 1 { format!("{why} (and {} more)", failed - 1) } else { why.to_owned() }
     }
 
     /// What `plan` says.
@@ -266,6 +256,9 @@ impl Report {
         for line in &self.owed {
             let _ = match &line.trouble {
                 None => writeln!(text, "hook      {}", line.deed),
+                Some(trouble) if trouble.exit == Exit::Temporary => {
+                    writeln!(text, "owed      {}  {}", line.deed, trouble.message)
+                }
                 Some(trouble) => writeln!(text, "failed    {}  {}", line.deed, trouble.message),
             };
         }
