@@ -22,7 +22,6 @@ pub mod local;
 pub mod puppet;
 mod settings;
 mod text;
-mod tls;
 pub mod vault;
 mod wire;
 

@@ -4,6 +4,7 @@
 
 mod commit;
 mod held;
+mod last;
 mod outside;
 mod plain;
 mod prune;
@@ -25,6 +26,7 @@ use crate::root::{Ids, Root, RootError};
 
 pub use commit::{commit, prove_writable};
 pub use held::held;
+pub use last::{last_run, note_run};
 pub use outside::{present, put_outside, read_outside};
 pub use plain::{ABSENT, differs, list_dropins, put, read_text, trust_is, widen};
 pub use repair::{drift, repair};

@@ -38,6 +38,9 @@ pub enum KeyError {
     /// The text holds no request that can be read.
     #[error("no usable certificate request")]
     BadRequest,
+    /// The kernel gave no random bytes.
+    #[error("the kernel gives no random bytes")]
+    Entropy,
 }
 
 /// A private key. It cannot be cloned or shown; its memory is wiped when it is dropped.
@@ -104,6 +107,13 @@ impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Key(..)")
     }
+}
+
+/// Random bytes.
+pub fn random(number: usize) -> Result<Zeroizing<Vec<u8>>, KeyError> {
+    let mut bytes = Zeroizing::new(vec![0; number]);
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| KeyError::Entropy)?;
+    Ok(bytes)
 }
 
 /// How many organizations a request can carry.

@@ -6,6 +6,7 @@
 //! ```
 
 mod failure;
+mod hour;
 mod keep;
 mod lines;
 mod load;
@@ -14,7 +15,9 @@ mod owed;
 mod serve;
 mod settle;
 mod signers;
+mod steady;
 mod survey;
+mod turn;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -28,7 +31,7 @@ use crate::ca::{Ca, Deadline};
 use crate::clock::Clock;
 use crate::disk::{self, DiskError};
 use crate::facts::{self, Facts};
-use crate::report::{Exit, OwedLine, Report};
+use crate::report::{Exit, LastRun, OwedLine, Report};
 use crate::root::Root;
 use crate::setting::{Name, chain};
 
@@ -77,16 +80,29 @@ impl Default for Ask {
     }
 }
 
-/// Brings the host to what the configuration asks for.
+/// Brings the host to what the configuration asks for, and notes how that ended.
 pub async fn run(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
+    let done = bring(world, ask).await;
+    let exit = done.as_ref().map_or_else(Error::exit, |(report, _)| report.exit());
+    let last = LastRun { ended: world.clock.now(), exit: exit.code() };
+    if let Err(error) = disk::note_run(&world.root, last) {
+        warn!("how this run ended could not be noted: {}", chain(&error));
+    }
+    done
+}
+
+async fn bring(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
     let lock = lock(world, ask)?;
+    let deadline = Deadline::after(ask.deadline);
+    hour::wait_for_clock(world, deadline).await;
     let mut survey = survey(world, ask.force)?;
     let asked = survey.asked(&ask.only)?;
-    let mut run = Run::new(world, Deadline::after(ask.deadline));
+    let mut run = Run::new(world, deadline);
     if lock.was_left() {
         run.clear_up(&survey).map_err(Error::Disk)?;
     }
     run.remember_machine(&survey).map_err(Error::Disk)?;
+    run.remember_facts(&survey).map_err(Error::Disk)?;
     let debts = run.owe(&survey, &asked, ask)?;
     for wave in survey.node.waves.clone() {
         let parts = run.open(&survey, wave.into_iter().filter(|name| asked.contains(name)), ask);
@@ -97,11 +113,11 @@ pub async fn run(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
     }
     run.trust_files(&survey, &asked);
     run.repair(&survey, &asked);
-    let mut files = run.keepsakes(&survey);
+    let mut files = run.keepsakes(&survey, &asked);
     files.extend(run.files(&survey, &asked));
     run.close().await;
     run.strike_cloned(&survey).map_err(Error::Disk)?;
-    let owed = run.pay(&survey, debts)?;
+    let owed = run.pay(&survey, debts).await?;
     let report = run.report(&survey, ask, &files, owed)?;
     // What a disk refused may be lying about half done.
     if report.exit() != Exit::Fault {
@@ -140,6 +156,7 @@ pub fn status(survey: &Survey, world: &World, only: &[Name]) -> Result<Report, E
         files,
         owed: owed.iter().map(|deed| OwedLine { deed: deed.to_string(), trouble: None }).collect(),
         notes: [notes, survey.notes()].concat(),
+        last_run: disk::last_run(&world.root),
     })
 }
 

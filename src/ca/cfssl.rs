@@ -17,11 +17,11 @@ use tokio::sync::OnceCell;
 
 use super::settings::{Faults, Server};
 use super::text::{said, server_url};
-use super::tls::Trust;
 use super::wire::{Answer, Body, Call, Wire};
 use super::{CaError, Deadline, Issued, Material, Request};
 use crate::bundle::{Rejected, parse_chain};
 use crate::clock::Clock;
+use crate::https::Trust;
 use crate::identity::{Identity, KeyKind};
 use crate::key::MAX_ORGANIZATIONS;
 use crate::setting::{At, Name, Secret, SecretSource};

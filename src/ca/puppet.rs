@@ -12,11 +12,11 @@ use rustls_pki_types::CertificateDer;
 use tokio::sync::OnceCell;
 
 use super::text::said;
-use super::tls::Trust;
 use super::wire::{Answer, Body, Call, Wire};
 use super::{CaError, Deadline, Issued, Material, Renewal, Request};
 use crate::bundle::{Bundle, parse_chain};
 use crate::clock::Clock;
+use crate::https::Trust;
 use crate::key::Dialect;
 use crate::setting::{Name, Secret};
 use crate::trust::{Anchors, Pin, Tls};

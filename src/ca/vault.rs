@@ -13,12 +13,12 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::sync::OnceCell;
 
-use super::text::{one_line, said};
-use super::tls::Trust;
+use super::text::said;
 use super::wire::{Answer, Body, Call, Wire};
 use super::{CaError, Deadline, Issued, Keep, Material, Request};
 use crate::bundle::{Bundle, parse_chain};
 use crate::clock::Clock;
+use crate::https::{Trust, one_line};
 use crate::identity::{KeyKind, Usage};
 use crate::setting::{Name, Secret};
 

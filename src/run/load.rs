@@ -112,6 +112,15 @@ pub(super) fn known_crl(root: &Root, ca: &Name) -> Result<Option<String>, DiskEr
     Ok(state.and_then(|text| Some(text.strip_prefix(READ_AT)?.split_once('\n')?.1.to_owned())))
 }
 
+/// The fingerprint of the certificate that this host has had revoked.
+pub(super) fn given_up(root: &Root, certificate: &Name) -> Result<Option<String>, DiskError> {
+    Ok(disk::read_state(root, &given_up_state(certificate))?.map(|text| text.trim().to_owned()))
+}
+
+pub(super) fn given_up_state(certificate: &Name) -> String {
+    format!("revoked/{certificate}")
+}
+
 pub(super) fn crl_state(ca: &Name) -> String {
     format!("crl/{ca}.pem")
 }

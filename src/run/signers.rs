@@ -127,7 +127,8 @@ impl Run<'_> {
             return;
         }
         let Some(settings) = survey.config.cas.get(name) else { return };
-        let opened = self.material(survey, name, settings).and_then(|material| {
+        let material = self.prove_clock().and_then(|()| self.material(survey, name, settings));
+        let opened = material.and_then(|material| {
             Ok(Ca::open(name, settings, material, &self.world.clock, self.deadline).map_err(Arc::new)?)
         });
         self.cas.insert(name.clone(), opened);
@@ -155,7 +156,7 @@ impl Run<'_> {
             bundles: survey
                 .verdicts
                 .iter()
-                .filter_map(|(name, v)| Some((name.clone(), v.bundle()?.clone())))
+                .filter_map(|(name, v)| Some((name.clone(), v.credential()?.clone())))
                 .collect(),
             root: self.authority(name, settings)?,
             keep: Box::new(move |secret| {

@@ -5,6 +5,8 @@ use std::fs::Metadata;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use nodecert::bundle::{Leaf, parse_chain};
 use nodecert::key::Key;
 
@@ -20,7 +22,8 @@ fn walk(root: &Path, at: &Path, users: &[(u32, String)], listing: &mut String) {
     let mut entries: Vec<_> =
         std::fs::read_dir(at).expect("directory").map(|e| e.expect("entry").path()).collect();
     entries.sort();
-    for path in entries {
+    // A time and an exit code, which the case itself holds.
+    for path in entries.into_iter().filter(|path| !path.ends_with("run/nodecert/last-run")) {
         let meta = path.symlink_metadata().expect("metadata");
         let shown = generation(&path.strip_prefix(root).expect("below root").to_string_lossy());
         let owner = owner(&meta, users);
@@ -45,18 +48,29 @@ fn content(path: &Path, listing: &mut String) {
     if brought.iter().any(|part| path.to_string_lossy().contains(part)) {
         return;
     }
-    if !text.contains("-----BEGIN ") {
-        for line in text.lines() {
-            let _ = writeln!(listing, "    {line}");
-        }
-        return;
+    if text.contains("-----BEGIN ") {
+        return pem(&text, listing);
     }
+    for line in text.lines() {
+        match line.split_once("-data: ") {
+            Some((key, data)) => {
+                let _ = writeln!(listing, "    {key}-data:");
+                let data = BASE64.decode(data).expect("base64");
+                pem(&String::from_utf8(data).expect("text"), listing);
+            }
+            None => drop(writeln!(listing, "    {line}")),
+        }
+    }
+}
+
+/// What PEM says.
+fn pem(text: &str, listing: &mut String) {
     if text.contains("PRIVATE KEY-----") {
         let kind =
-            Key::parse(&text).map_or("damaged".to_owned(), |key| format!("{:?}", key.signer().algorithm()));
+            Key::parse(text).map_or("damaged".to_owned(), |key| format!("{:?}", key.signer().algorithm()));
         let _ = writeln!(listing, "    <key {}>", kind.trim_start_matches("PKCS_").to_lowercase());
     }
-    for der in parse_chain(&text).unwrap_or_default() {
+    for der in parse_chain(text).unwrap_or_default() {
         let leaf = Leaf::parse(&der).expect("a certificate");
         let list = |items: &mut dyn Iterator<Item = String>| items.collect::<Vec<_>>().join(",");
         let san = list(

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use super::rung::{AppRole, Cert, Rung};
 use super::{TOKEN, Vault};
 use crate::ca::CaError;
-use crate::ca::text::one_line;
 use crate::ca::wire::{Body, Wire};
+use crate::https::one_line;
 use crate::setting::Secret;
 
 /// What we are known by for the rest of the run.
