@@ -85,6 +85,16 @@ fn answer(cli: &Cli, live: bool) -> Result<u8, Error> {
             }
             Ok(status(cli, &report, &survey.facts, *check, *usable, world.clock.now()))
         }
+        Command::Revoke { names, deadline } => {
+            let done = wait_for(run::revoke(&world(cli)?, names, *deadline))?;
+            print(cli, &done.text(), || done.json());
+            Ok(done.exit().code())
+        }
+        Command::Decommission { host, revoke, deadline } => {
+            let done = wait_for(run::decommission(&world(cli)?, host, *revoke, *deadline))?;
+            print(cli, &done.text(), || done.json());
+            Ok(done.exit().code())
+        }
         Command::Facts => {
             let facts = run::detect(&world(cli)?)?;
             print(cli, &facts::describe(&facts), || serde_json::to_value(&facts).unwrap_or_default());

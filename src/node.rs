@@ -37,10 +37,10 @@ impl Node {
     pub fn directories(&self) -> BTreeSet<&Path> {
         let certificates =
             self.certificates.values().map(|certificate| certificate.place.directory.as_path());
-        let keepsakes = self.keepsakes.iter().flat_map(|keepsake| [&keepsake.path, &keepsake.public]);
-        let trusts = self.trusts.iter().map(|trust| &trust.path);
-        let files = self.files.iter().map(|file| &file.path).chain(keepsakes).chain(trusts);
-        certificates.chain(files.filter_map(|path| path.parent())).collect()
+        let keepsakes = self.keepsakes.iter().flat_map(Keepsake::paths);
+        let trusts = self.trusts.iter().map(|trust| trust.path.as_path());
+        let files = self.files.iter().map(|file| file.path.as_path()).chain(keepsakes).chain(trusts);
+        certificates.chain(files.filter_map(Path::parent)).collect()
     }
 }
 

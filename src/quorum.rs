@@ -172,8 +172,7 @@ impl Ring {
         let cluster = asking.cluster;
         let tls = client_config(Trust::Anchors(asking.anchors.clone()), Some(asking.bundle), asking.clock);
         let client = tls.and_then(lenient_client).map_err(QuorumError::Unusable)?;
-        let member =
-            |(name, authority): (&String, &String)| Member::new(name, authority, cluster.plain, &client);
+        let member = |(name, urls): (&String, &Vec<String>)| Member::new(name, urls, &client);
         let (own, others): (Vec<_>, Vec<_>) =
             cluster.members.iter().map(member).partition(|member| member.name == cluster.own);
         let nameless = || QuorumError::Unusable(format!("{} is none of them", cluster.own));

@@ -46,8 +46,10 @@ fn turn_with(
         cluster: &component::Cluster {
             certificate: Name::new("etcd-server").unwrap(),
             own: "node01".to_owned(),
-            members: members.iter().map(|(name, at)| ((*name).to_owned(), at.clone())).collect(),
-            plain: false,
+            members: members
+                .iter()
+                .map(|(name, at)| ((*name).to_owned(), vec![format!("https://{at}")]))
+                .collect(),
         },
         bundle: &bundle(cluster),
         anchors: &Anchors::parse(cluster.pki.root.pem().as_bytes()).unwrap(),

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -17,8 +18,10 @@ const LOOK: Duration = Duration::from_secs(7);
 
 pub(super) struct Member {
     pub(super) name: String,
-    /// What to dial, the best first.
+    /// Where it may be found, the best first.
     urls: Vec<String>,
+    /// Where it was found healthy.
+    found: AtomicUsize,
     client: Client,
 }
 
@@ -73,22 +76,29 @@ impl fmt::Display for Trouble {
 }
 
 impl Member {
-    /// `authority`: host and port as they stand in a URL. A cluster on its way from HTTP to TLS is asked over TLS first.
-    pub(super) fn new(name: &str, authority: &str, plain: bool, client: &Client) -> Self {
-        let schemes: &[&str] = if plain { &["https", "http"] } else { &["https"] };
-        let urls = schemes.iter().map(|scheme| format!("{scheme}://{authority}")).collect();
-        Self { name: name.to_owned(), urls, client: client.clone() }
+    pub(super) fn new(name: &str, urls: &[String], client: &Client) -> Self {
+        Self {
+            name: name.to_owned(),
+            urls: urls.to_vec(),
+            found: AtomicUsize::new(0),
+            client: client.clone(),
+        }
     }
 
+    /// The best that is found at any of its URLs. It is away where nothing listens at all of them.
     pub(super) async fn look(&self) -> Health {
-        let mut last = Health::Unknown("no address".to_owned());
-        for url in &self.urls {
-            last = self.look_at(url).await;
-            if last.is_well() {
-                break;
+        let mut best = Health::Away("no address".to_owned());
+        for (nth, url) in self.urls.iter().enumerate() {
+            let health = self.look_at(url).await;
+            if health.is_well() {
+                self.found.store(nth, Ordering::Relaxed);
+                return health;
+            }
+            if matches!(best, Health::Away(_)) || matches!(health, Health::Unwell(_)) {
+                best = health;
             }
         }
-        last
+        best
     }
 
     /// etcd `etcdserver/api/etcdhttp/metrics.go`: 200 and `{"health":"true"}`, or 503 and `"false"`.
@@ -109,26 +119,10 @@ impl Member {
         }
     }
 
-    /// Calls etcd's gateway, at the URL where there is one.
+    /// Calls etcd's gateway, where the member was found.
     pub(super) async fn call(&self, path: &str, body: &Value, patience: Duration) -> Result<Value, Trouble> {
-        let mut last = Trouble::Refused("no address".to_owned());
-        for url in &self.urls {
-            match self.call_at(url, path, body, patience).await {
-                Ok(answer) => return Ok(answer),
-                Err(trouble) => last = trouble,
-            }
-        }
-        Err(last)
-    }
-
-    async fn call_at(
-        &self,
-        url: &str,
-        path: &str,
-        body: &Value,
-        patience: Duration,
-    ) -> Result<Value, Trouble> {
-        let request = self.client.post(format!("{url}{path}")).json(body);
+        let base = self.urls.get(self.found.load(Ordering::Relaxed)).map_or("", String::as_str);
+        let request = self.client.post(format!("{base}{path}")).json(body);
         let (status, body) = send(request, patience).await.map_err(|silence| Trouble::Later(silence.why))?;
         let json: Option<Value> = serde_json::from_slice(&body).ok();
         match (status.as_u16(), json) {
