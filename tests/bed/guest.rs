@@ -100,33 +100,39 @@ impl<'a> Guest<'a> {
         guest
     }
 
-    /// The program alone: the one that is released where tests/all says where it is, else the one under test.
+    /// The program alone.
     pub(crate) fn install_program(&self) {
         let program = self.made("/usr/bin/nodecert");
-        let built = std::env::var_os("NODECERT_TEST_RELEASE").map(PathBuf::from);
-        let built = built.unwrap_or_else(|| env!("CARGO_BIN_EXE_nodecert").into());
-        if std::fs::hard_link(&built, &program).is_err() {
-            std::fs::copy(built, &program).unwrap();
+        match packaged() {
+            Some(package) => unpack(&package, "./usr/bin/nodecert", &self.path("/")),
+            None => std::fs::hard_link(env!("CARGO_BIN_EXE_nodecert"), &program)
+                .or_else(|_| std::fs::copy(env!("CARGO_BIN_EXE_nodecert"), &program).map(drop))
+                .unwrap(),
         }
     }
 
-    /// nodecert as a package leaves it: the program, its units enabled, the directories of its consumers.
+    /// nodecert as the package and its README leave it: units enabled, directories of its consumers made, gates
+    /// put before them. The package that tests/all has built, or, by hand, what would be in it.
     pub(crate) fn install(&self) {
-        let project = Path::new(env!("CARGO_MANIFEST_DIR"));
         self.install_program();
-        self.copy(&project.join("systemd"), "/usr/lib/systemd/system");
-        self.copy(&project.join("packaging/tmpfiles.d"), "/usr/lib/tmpfiles.d");
+        let (systemd, tmpfiles) = ("/usr/lib/systemd/system", "/usr/lib/tmpfiles.d");
+        match packaged() {
+            Some(package) => unpack(&package, ".", &self.path("/")),
+            None => {
+                self.copy(&project("systemd"), systemd);
+                self.copy(&project("packaging/tmpfiles.d"), tmpfiles);
+            }
+        }
+        self.copy(&project("systemd/etcd.service.d"), "/etc/systemd/system/etcd.service.d");
+        for (target, unit) in [("multi-user", "nodecert.service"), ("timers", "nodecert-renew.timer")] {
+            self.link(
+                &format!("/etc/systemd/system/{target}.target.wants/{unit}"),
+                &format!("{systemd}/{unit}"),
+            );
+        }
         for directory in ["/etc/etcd", "/etc/kubernetes", "/var/lib/kubelet"] {
             std::fs::create_dir_all(self.path(directory)).unwrap();
         }
-        self.link(
-            "/etc/systemd/system/multi-user.target.wants/nodecert.service",
-            "/usr/lib/systemd/system/nodecert.service",
-        );
-        self.link(
-            "/etc/systemd/system/timers.target.wants/nodecert-renew.timer",
-            "/usr/lib/systemd/system/nodecert-renew.timer",
-        );
     }
 
     /// cloud-init's NoCloud seed.
@@ -376,6 +382,23 @@ impl Drop for Guest<'_> {
         }
         self.cut_power();
     }
+}
+
+fn project(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn packaged() -> Option<PathBuf> {
+    std::env::var_os("NODECERT_TEST_DEB").map(|path| project("").join(path))
+}
+
+/// A file of a package or, by `.`, all of it.
+fn unpack(package: &Path, what: &str, root: &Path) {
+    let mut files =
+        Command::new("dpkg-deb").arg("--fsys-tarfile").arg(package).stdout(Stdio::piped()).spawn().unwrap();
+    let from = files.stdout.take().unwrap();
+    let status = Command::new("tar").arg("-xC").arg(root).arg(what).stdin(from).status().unwrap();
+    assert!(status.success() && files.wait().unwrap().success(), "{}: {what}", package.display());
 }
 
 /// Beside the machine's own groups, in the hierarchy of version 2: cgroups(7).
