@@ -14,8 +14,9 @@
 //!
 //! There is one way without the lock. Where no quorum is left to give one, and this member has been no part
 //! of any for as long as it is worth waiting (it says itself that it is unhealthy, or nothing listens), its
-//! restart takes nothing away, and may be what mends it: this is how a cluster comes back whose members
-//! stopped trusting one another. A member that does not let us in is not such a one: it may be at work.
+//! restart takes nothing away, and may be what mends it: this is how a cluster comes back that was given
+//! other addresses, or whose peers stopped trusting one another. A member that does not let us in is not
+//! such a one: it may be at work.
 
 mod member;
 

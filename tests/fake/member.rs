@@ -66,12 +66,17 @@ impl Cluster {
 
     /// A member of this cluster; its host and port.
     pub fn member(&self, name: &str, mood: Mood) -> String {
-        self.shown_by(&self.pki, name, mood)
+        self.listen(config(&self.pki, &self.pki), name, mood)
     }
 
     /// The same address with a certificate of someone else.
     pub fn stranger(&self, name: &str) -> String {
-        self.shown_by(&Pki::new("stranger"), name, Mood::Well)
+        self.listen(config(&Pki::new("stranger"), &self.pki), name, Mood::Well)
+    }
+
+    /// A member that takes clients of another CA only.
+    pub fn distrustful(&self, name: &str) -> String {
+        self.listen(config(&self.pki, &Pki::new("other")), name, Mood::Well)
     }
 
     /// An address where nothing listens.
@@ -80,10 +85,9 @@ impl Cluster {
         listener.local_addr().unwrap().to_string()
     }
 
-    fn shown_by(&self, pki: &Pki, name: &str, mood: Mood) -> String {
+    fn listen(&self, config: Arc<ServerConfig>, name: &str, mood: Mood) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let config = config(pki, &self.pki);
         let member = Arc::new(Member {
             name: name.to_owned(),
             mood,
