@@ -3,11 +3,12 @@
 
 #![allow(
     clippy::disallowed_methods,
-    clippy::unwrap_used,
+    clippy::expect_used,
     clippy::panic,
-    reason = "a test starts processes and fails aloud"
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test starts processes, prints figures and fails aloud"
 )]
-#![allow(clippy::print_stdout, reason = "the figures")]
 
 mod bed;
 mod fake;

@@ -12,7 +12,8 @@ use super::survey::Survey;
 use super::{Ask, Run, TEXT};
 use crate::deed::{Deed, Event};
 use crate::disk;
-use crate::node::Node;
+use crate::file::File;
+use crate::node::{Node, TrustFile};
 use crate::report::{Action, OwedLine};
 use crate::root::Root;
 use crate::setting::Name;
@@ -90,14 +91,13 @@ impl Run<'_> {
 
     fn coming(&self, survey: &Survey, due: &BTreeSet<Name>, ask: &Ask) -> Vec<Debt> {
         let mut debts = Vec::new();
+        // What a CA publishes may have changed: that shows only when it has been asked.
+        let learns = |trust: &TrustFile| trust.cas.iter().any(|ca| self.is_to_learn(survey, ca, ask));
         for certificate in survey.node.certificates.values() {
             let trust =
                 survey.node.trusts.iter().find(|trust| Some(&trust.path) == certificate.trust.as_ref());
-            // What a CA is about to be asked for may change its trust files; if not, nothing is owed at the end.
-            let trust = trust.filter(|trust| {
-                survey.trust_line(self.world, trust).action != Action::Keep
-                    || trust.cas.iter().any(|ca| self.is_to_learn(survey, ca, ask))
-            });
+            let trust = trust
+                .filter(|trust| learns(trust) || survey.trust_line(self.world, trust).action != Action::Keep);
             for hook in &certificate.hooks {
                 if hook.on.contains(&Event::Leaf) && due.contains(&certificate.name) {
                     debts.push(self.debt(survey, &hook.deed, Subject::Certificate(certificate.name.clone())));
@@ -108,7 +108,16 @@ impl Run<'_> {
             }
         }
         let told = survey.node.files.iter().filter(|file| !file.deeds.is_empty());
-        for file in told.filter(|file| survey.file_line(self.world, file).action != Action::Keep) {
+        // A file can hold a certificate that is about to change, or what is trusted with it.
+        let embeds = |need: &Name| {
+            let trust = survey.node.certificates.get(need).and_then(|certificate| certificate.trust.as_ref());
+            let trust = survey.node.trusts.iter().find(|file| Some(&file.path) == trust);
+            due.contains(need) || trust.is_some_and(learns)
+        };
+        let changes = |file: &&File| {
+            file.needs.iter().any(embeds) || survey.file_line(self.world, file).action != Action::Keep
+        };
+        for file in told.filter(changes) {
             let debt = |deed| self.debt(survey, deed, Subject::File(file.path.clone()));
             debts.extend(file.deeds.iter().map(debt));
         }

@@ -180,22 +180,38 @@ impl Member {
         match self.mood {
             Mood::Stalls => return self.stall(|_| false),
             Mood::StallsLocks if !health => return self.stall(|_| false),
-            Mood::Garbage => return write(stream, 200, "text/html", "", b"<html>true</html>"),
+            Mood::Garbage => {
+                return write(stream, OffsetDateTime::now_utc(), 200, "text/html", "", b"<html>true</html>");
+            }
             Mood::Endless => return endless(stream, &self.stop),
             Mood::Redirects => {
-                return write(stream, 307, "", "Location: https://127.0.0.1:1/health\r\n", b"");
+                return write(
+                    stream,
+                    OffsetDateTime::now_utc(),
+                    307,
+                    "",
+                    "Location: https://127.0.0.1:1/health\r\n",
+                    b"",
+                );
             }
             Mood::GatewayOff if !health => {
-                return write(stream, 404, "text/plain", "", b"404 page not found\n");
+                return write(
+                    stream,
+                    OffsetDateTime::now_utc(),
+                    404,
+                    "text/plain",
+                    "",
+                    b"404 page not found\n",
+                );
             }
             Mood::WantsPassword if !health => {
                 let body = br#"{"error":"etcdserver: user name is empty","code":3}"#;
-                return write(stream, 400, "application/json", "", body);
+                return write(stream, OffsetDateTime::now_utc(), 400, "application/json", "", body);
             }
             _ => {}
         }
         let (code, body) = if health { self.health() } else { self.call(seen)? };
-        write(stream, code, "application/json", "", body.to_string().as_bytes())
+        write(stream, OffsetDateTime::now_utc(), code, "application/json", "", body.to_string().as_bytes())
     }
 
     fn health(&self) -> (u16, Value) {
