@@ -53,7 +53,7 @@ fn turn_with(
         clock: &Clock::system(),
         patience: Patience {
             others: Duration::from_secs(2),
-            lock: Duration::from_secs(2),
+            lock: Duration::from_secs(4),
             back: Duration::from_secs(2),
         },
     };
@@ -206,6 +206,19 @@ fn a_member_that_gives_no_lock_is_passed_over(#[case] mood: Mood) {
         ("node01", cluster.member("node01", Mood::Well)),
         ("node02", cluster.member("node02", mood)),
         ("node03", cluster.member("node03", Mood::Well)),
+    ];
+    let (done, result) = turn(&cluster, &members);
+    result.unwrap();
+    assert_eq!((done, cluster.leases()), (1, vec![]));
+}
+
+#[test]
+fn members_that_have_their_own_turn_are_asked_again() {
+    let cluster = Cluster::new();
+    let members = [
+        ("node01", cluster.member("node01", Mood::Well)),
+        ("node02", cluster.member("node02", Mood::Restarts)),
+        ("node03", cluster.member("node03", Mood::Restarts)),
     ];
     let (done, result) = turn(&cluster, &members);
     result.unwrap();

@@ -40,6 +40,8 @@ pub enum Mood {
     WantsPassword,
     /// It says yes to a lock and names another.
     OtherLock,
+    /// It has its own turn when it is first asked for the lock, and is back after.
+    Restarts,
     /// Healthy until someone has the lock.
     FallsIll,
 }
@@ -91,6 +93,7 @@ impl Cluster {
         let member = Arc::new(Member {
             name: name.to_owned(),
             mood,
+            back: AtomicBool::new(false),
             state: self.state.clone(),
             stop: self.stop.clone(),
         });
@@ -169,6 +172,7 @@ pub fn issue(pki: &Pki) -> (rcgen::Certificate, String) {
 struct Member {
     name: String,
     mood: Mood,
+    back: AtomicBool,
     state: Arc<Mutex<State>>,
     stop: Arc<AtomicBool>,
 }
@@ -244,6 +248,9 @@ impl Member {
                 assert!(!state.leases.contains(&lease), "granted twice");
                 state.leases.push(lease);
                 (200, json!({ "ID": lease.to_string(), "TTL": seen.body["TTL"] }))
+            }
+            "/v3/lock/lock" if self.mood == Mood::Restarts && !self.back.swap(true, Ordering::SeqCst) => {
+                (503, json!({ "error": "transport is closing" }))
             }
             "/v3/lock/lock" => {
                 let lease = number(&seen.body["lease"]);
