@@ -89,6 +89,27 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         textfile: Option<PathBuf>,
     },
+    /// Have the CAs revoke held certificates; the next run gets others, with new keys
+    Revoke {
+        /// Certificates, or components for all of theirs
+        #[arg(value_name = "NAME", value_parser = Name::new, required = true)]
+        names: Vec<Name>,
+        /// How long to try before giving up for now, such as 90s or 10m
+        #[arg(long, value_name = "TIME", default_value = "1m", value_parser = parse_duration)]
+        deadline: Duration,
+    },
+    /// Take this host out of service: erase its keys, secrets and state, and let no run bring them back
+    Decommission {
+        /// This host's own name, so that it is meant
+        #[arg(value_name = "HOSTNAME")]
+        host: String,
+        /// Have the CAs revoke its certificates first; if one cannot be asked, nothing is erased
+        #[arg(long)]
+        revoke: bool,
+        /// How long to try before giving up for now, such as 90s or 10m
+        #[arg(long, value_name = "TIME", default_value = "1m", value_parser = parse_duration)]
+        deadline: Duration,
+    },
     /// Show what was detected of this host, from where, and what was left out and why
     Facts,
     /// Fetch a CA's certificates without trusting them and print the lines for the configuration

@@ -46,11 +46,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// No core file and no debugger of the same user shall see a key: core(5), prctl(2) PR_SET_DUMPABLE.
+/// No core file and no debugger of the same user shall see a key: core(5), prctl(2) PR_SET_DUMPABLE. And no
+/// strange umask decides what others find.
 fn seal() {
     // Where a sandbox forbids it, the unit's LimitCORE=0 stands.
     let _ = nix::sys::prctl::set_dumpable(false);
     let _ = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0);
+    // systemd's own default, whoever starts us: what a crash leaves between mkdir(2) and fchmod(2) can be entered.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
 }
 
 fn answer(cli: &Cli, live: bool) -> Result<u8, Error> {
@@ -75,6 +78,16 @@ fn answer(cli: &Cli, live: bool) -> Result<u8, Error> {
                 run::publish(path, report.metrics(world.clock.now()).as_bytes())?;
             }
             Ok(status(cli, &report, &survey.facts, *check, *usable, world.clock.now()))
+        }
+        Command::Revoke { names, deadline } => {
+            let done = wait_for(run::revoke(&world(cli)?, names, *deadline))?;
+            print(cli, &done.text(), || done.json());
+            Ok(done.exit().code())
+        }
+        Command::Decommission { host, revoke, deadline } => {
+            let done = wait_for(run::decommission(&world(cli)?, host, *revoke, *deadline))?;
+            print(cli, &done.text(), || done.json());
+            Ok(done.exit().code())
         }
         Command::Facts => {
             let facts = run::detect(&world(cli)?)?;

@@ -1,5 +1,7 @@
 //! What is said to people and programs: text, JSON and exit codes.
 
+mod farewell;
+
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -10,6 +12,8 @@ use crate::bundle::Leaf;
 use crate::clock::{at, human};
 use crate::facts::Facts;
 use crate::setting::Name;
+
+pub use farewell::Farewell;
 
 /// Exit codes, rising: of several, the highest wins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -236,6 +240,9 @@ impl Report {
         for line in &self.owed {
             let _ = match &line.trouble {
                 None => writeln!(text, "hook      {}", line.deed),
+                Some(trouble) if trouble.exit == Exit::Temporary => {
+                    writeln!(text, "owed      {}  {}", line.deed, trouble.message)
+                }
                 Some(trouble) => writeln!(text, "failed    {}  {}", line.deed, trouble.message),
             };
         }

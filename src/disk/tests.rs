@@ -596,6 +596,7 @@ fn file(path: &str) -> crate::file::File {
         mode: Mode(0o640),
         replace: false,
         deeds: Vec::new(),
+        quiet: None,
     }
 }
 

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat, renameat};
-use nix::sys::stat::{Mode, fchmod, fstat, fstatat, mkdirat, umask};
+use nix::sys::stat::{Mode, fchmod, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, fchown, fsync, linkat, symlinkat, unlinkat};
 
 use super::meta::{Meta, Read, TO_READ, read_opened};
@@ -93,7 +93,7 @@ impl Dir {
 
     /// Makes a directory; `None` if the name is taken. The mode does not depend on the umask.
     pub fn new_dir(&self, name: impl AsRef<Path>, mode: u32) -> Result<Option<Self>, RootError> {
-        match self.mkdir(name.as_ref(), mode) {
+        match mkdirat(&self.fd, name.as_ref(), Mode::from_bits_truncate(mode)) {
             Err(Errno::EEXIST) => return Ok(None),
             made => made.map_err(|errno| self.failed("create directory", &name, errno))?,
         }
@@ -101,16 +101,6 @@ impl Dir {
         // A directory above may have given it its set-group-ID bit, inode(7).
         dir.set_mode(mode)?;
         Ok(Some(dir))
-    }
-
-    /// With its mode from the beginning: after a crash before fchmod(2) no one else could ever enter it. The
-    /// umask is the whole process's, and nothing beside us makes files by it.
-    fn mkdir(&self, name: &Path, mode: u32) -> nix::Result<()> {
-        let mode = Mode::from_bits_truncate(mode);
-        let before = umask(Mode::all().difference(mode));
-        let made = mkdirat(&self.fd, name, mode);
-        umask(before);
-        made
     }
 
     /// Opens a directory some names further down, and makes what is missing, durably. Each on the way
@@ -329,6 +319,22 @@ impl Dir {
     pub fn is_draft(name: &OsStr) -> bool {
         let name = name.as_bytes();
         name.starts_with(b".") && name.ends_with(NEW)
+    }
+
+    /// Removes a name that is no directory, and overwrites it first if it is a file, durably; `false` if it was
+    /// not there.
+    pub fn wipe(&self, name: impl AsRef<Path>) -> Result<bool, RootError> {
+        let name = name.as_ref();
+        let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        // What cannot be opened so, as a link, holds nothing.
+        if let Ok(fd) = openat(&self.fd, name, flags, Mode::empty()) {
+            let stat = fstat(&fd).map_err(|errno| self.failed("look at", name, errno))?;
+            if Meta::of(&stat).kind == super::Kind::Regular {
+                let zeros = vec![0; usize::try_from(stat.st_size).unwrap_or(0)];
+                self.write(name, File::from(fd), &zeros)?.sync()?;
+            }
+        }
+        self.remove(name)
     }
 
     /// Removes a directory and the files in it; directories in it are not ours and stop it.

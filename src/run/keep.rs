@@ -125,6 +125,7 @@ fn contents(keepsake: &Keepsake, value: &Value) -> Vec<(File, Zeroizing<String>)
         // What lies in our own state is no one else's.
         replace: keepsake.replace || matches!(value, Value::Text(_)),
         deeds: Vec::new(),
+        quiet: None,
     };
     let secret = (file(&keepsake.path, 0o600), line(value));
     let public = match (&keepsake.form, value) {

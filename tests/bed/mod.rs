@@ -9,6 +9,7 @@
 #![allow(dead_code, unused_imports)]
 
 mod etcd;
+mod fleet;
 mod gate;
 mod guest;
 mod host;
@@ -20,6 +21,7 @@ mod puppet;
 mod x509;
 
 pub(crate) use etcd::{Etcd, EtcdRelease, Member};
+pub(crate) use fleet::{Fleet, Writer};
 pub(crate) use gate::Gate;
 pub(crate) use guest::{Debian, Guest};
 pub(crate) use host::{Host, Outcome};

@@ -6,6 +6,7 @@
 
 pub mod bend;
 pub mod cfssl;
+pub mod member;
 mod puppet;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -439,7 +440,7 @@ fn answer(stream: &mut Stream, state: &State, seen: &Seen, fault: Option<Fault>)
         Some(Fault::HugeBody) => {
             write(stream, state.now(), 200, "application/json", "", &vec![b' '; 10 << 20])
         }
-        Some(Fault::EndlessBody) => endless(stream, state),
+        Some(Fault::EndlessBody) => endless(stream, &state.stop),
         Some(Fault::Redirect(to)) => write(stream, state.now(), 307, "", &format!("Location: {to}\r\n"), b""),
         Some(Fault::Hang) => hang(state),
         Some(Fault::HalfClosed) => half_close(stream),
@@ -501,10 +502,10 @@ fn write(
 }
 
 /// A body without a length that does not end before 10 MB.
-fn endless(stream: &mut Stream, state: &State) -> io::Result<bool> {
+fn endless(stream: &mut Stream, stop: &AtomicBool) -> io::Result<bool> {
     write!(stream, "HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n")?;
     for _ in 0..160 {
-        if state.stop.load(Ordering::SeqCst) {
+        if stop.load(Ordering::SeqCst) {
             break;
         }
         write!(stream, "10000\r\n")?;
@@ -582,6 +583,9 @@ fn route(state: &State, seen: &Seen, peer: bool, fault: Option<&Fault>) -> (u16,
         }
         path if path.starts_with(&format!("{MOUNT}/sign")) && known(state, seen) => {
             sign(state, path, &seen.body, fault)
+        }
+        path if path == format!("{MOUNT}/revoke") && known(state, seen) => {
+            (200, json!({ "data": { "revocation_time": 1 } }).to_string())
         }
         _ => refuse(403, "permission denied"),
     }
