@@ -442,17 +442,21 @@ fn a_consumer_is_told_of_anchors_that_the_run_itself_learns() {
     assert!(site.run().is_idle());
 }
 
-/// A scheduler whose kubeconfig holds its certificate, signed by an embedded CA.
+/// A scheduler whose kubeconfig holds its certificate, and a kubelet that reads its own at its start only.
 const EMBEDDED: &str = r#"
 [ca.k8s.local]
 [kube-scheduler]
 ca = "k8s"
 server = "https://10.0.0.5:6443"
 embed = true
+[kubelet]
+ca = "k8s"
+api_server = "https://10.0.0.5:6443"
+version = "1.30"
 "#;
 
 #[test]
-fn a_kubeconfig_that_holds_its_certificate_changes_with_it_and_its_unit_is_restarted() {
+fn what_is_read_at_the_start_only_is_started_again_with_a_new_certificate() {
     let fake = Fake::start();
     let mut site = Site::new(&fake);
     site.world.tells = false;
@@ -473,5 +477,8 @@ fn a_kubeconfig_that_holds_its_certificate_changes_with_it_and_its_unit_is_resta
     let report = site.ask(&Ask { force: true, ..Ask::default() });
     let third = fs::read_to_string(site.path("etc/kubernetes/scheduler.conf")).unwrap();
     let owed: Vec<_> = report.owed.iter().map(|line| line.deed.as_str()).collect();
-    assert_eq!((owed, second == third), (vec!["restart kube-scheduler.service"], false));
+    assert_eq!(
+        (owed, second == third),
+        (vec!["restart kube-scheduler.service", "restart kubelet.service"], false)
+    );
 }
