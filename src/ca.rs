@@ -22,11 +22,11 @@ pub mod local;
 pub mod puppet;
 mod settings;
 mod text;
-mod tls;
 pub mod vault;
 mod wire;
 
 pub use settings::{Kind, Server, Settings, Table};
+pub use text::said;
 
 /// Puts a secret on disk; the error says why it could not.
 pub type Keep = Box<dyn Fn(&Secret) -> Result<(), String>>;

@@ -61,6 +61,13 @@ pub struct Settings {
     pub settle: Option<Span>,
 }
 
+impl Settings {
+    /// Whether addresses are to be detected.
+    pub(crate) fn detects(&self) -> bool {
+        self.addresses.is_empty()
+    }
+}
+
 /// A value and where it was found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Fact<T> {

@@ -12,11 +12,11 @@ use rustls_pki_types::CertificateDer;
 use tokio::sync::OnceCell;
 
 use super::text::said;
-use super::tls::Trust;
 use super::wire::{Answer, Body, Call, Wire};
 use super::{CaError, Deadline, Issued, Material, Renewal, Request};
 use crate::bundle::{Bundle, Leaf, parse_chain};
 use crate::clock::Clock;
+use crate::https::Trust;
 use crate::key::Dialect;
 use crate::setting::{Name, Secret};
 use crate::trust::{Anchors, Pin, Tls};
@@ -150,7 +150,8 @@ impl Puppet {
             Voucher::Anchors(anchors) => {
                 let with: Vec<_> = anchors.certificates().iter().chain(&published).cloned().collect();
                 let pins: Vec<_> = anchors.certificates().iter().map(|der| Pin::of(der)).collect();
-                Anchors::vouched(&with, &pins)
+                let vouched = Anchors::vouched(&with, &pins);
+                if published.iter().any(|der| vouched.contains(der)) { vouched } else { Vec::new() }
             }
             Voucher::FirstUse | Voucher::System(_) => published.clone(),
         };

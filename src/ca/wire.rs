@@ -4,21 +4,18 @@ use std::fmt;
 use std::time::Duration;
 
 use reqwest::header::{CONTENT_TYPE, HeaderMap, LOCATION};
-use reqwest::{Client, Method, Proxy, StatusCode, Url};
+use reqwest::{Client, Method, StatusCode, Url};
 use serde_json::Value;
 use tokio::sync::Mutex;
 
-use super::text::{date, retry_after, root_cause, said};
-use super::tls::{Distrust, Trust, alert, client_config};
+use super::text::{date, retry_after, said};
 use super::{Backoff, CaError, Deadline, Server};
 use crate::bundle::Bundle;
 use crate::clock::Clock;
+use crate::https::{Distrust, MAX_BODY, Trust, Unread, alert, bounded, client, client_config, root_cause};
 use crate::setting::Name;
 
-const CONNECT: Duration = Duration::from_secs(5);
 const REQUEST: Duration = Duration::from_secs(30);
-/// The largest honest answer is a chain of certificates: some ten thousand bytes.
-const MAX_BODY: usize = 1024 * 1024;
 
 /// The connection to a CA. Requests take turns on it; waits between them overlap.
 pub(super) struct Wire {
@@ -233,7 +230,7 @@ impl Wire {
             url: url.to_owned(),
             said: format!("{} redirect to {host}", status.as_u16()),
             advice: format!(
-                "redirects are not followed, a token could go astray; if {host} is the CA, put it into `urls`"
+                "redirects are not followed, a secret could go astray; if {host} is the CA, write that as its URL"
             ),
         }
     }
@@ -290,44 +287,6 @@ impl Round {
         let said = self.said.into_iter().chain(self.last.iter().map(ToString::to_string));
         Ok(Why { text: said.collect::<Vec<_>>().join("; "), after: self.after, clock: self.clock })
     }
-}
-
-pub(super) fn client(tls: rustls::ClientConfig, proxy: Option<&str>) -> Result<Client, String> {
-    let builder = Client::builder()
-        .tls_backend_preconfigured(tls)
-        .https_only(true)
-        .http1_only()
-        .redirect(reqwest::redirect::Policy::none())
-        .referer(false)
-        .connect_timeout(CONNECT)
-        .pool_max_idle_per_host(1)
-        .user_agent(concat!("nodecert/", env!("CARGO_PKG_VERSION")))
-        .no_proxy();
-    let builder = match proxy {
-        Some(url) => builder.proxy(Proxy::all(url).map_err(|e| format!("proxy: {e}"))?),
-        None => builder,
-    };
-    builder.build().map_err(|e| format!("no HTTPS client: {}", root_cause(&e)))
-}
-
-#[derive(Debug)]
-pub(super) enum Unread {
-    TooLarge,
-    Cut(reqwest::Error),
-}
-
-pub(super) async fn bounded(mut response: reqwest::Response) -> Result<Vec<u8>, Unread> {
-    if response.content_length().is_some_and(|length| length > MAX_BODY as u64) {
-        return Err(Unread::TooLarge);
-    }
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(Unread::Cut)? {
-        if body.len() + chunk.len() > MAX_BODY {
-            return Err(Unread::TooLarge);
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
 }
 
 /// Chance for the waits.

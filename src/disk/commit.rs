@@ -23,6 +23,8 @@ use crate::setting::Name;
 
 pub(super) const HIDDEN: &str = ".nodecert";
 pub(super) const CURRENT: &str = "current";
+/// What shows whether a directory takes a file.
+pub(super) const PROBE: &str = "probe";
 pub(super) const MISSING: &str = "is missing";
 
 /// What one file of a pair is to hold.
@@ -281,7 +283,7 @@ pub(super) fn consent(root: &Root, dir: &Dir, place: &Place, adopted: bool) -> R
 }
 
 /// As large as a pair with its chain, and fsynced: a full disk shows only then.
-fn probe(dir: &Dir) -> Result<(), RootError> {
-    let draft = dir.draft("probe", &[b'\n'; 16 * 1024], 0o600, None)?;
+pub(super) fn probe(dir: &Dir) -> Result<(), RootError> {
+    let draft = dir.draft(PROBE, &[b'\n'; 16 * 1024], 0o600, None)?;
     dir.remove(draft).map(drop)
 }

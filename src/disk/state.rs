@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
+use super::commit::probe;
 use super::{DiskError, LIMIT};
 use crate::key::{Csr, Key, Pending};
 use crate::root::{Dir, Root, RootError};
@@ -22,6 +23,11 @@ pub fn keep_state(root: &Root, relative: &str, content: &[u8]) -> Result<(), Dis
     let (dir, name) = make_parent(root, relative)?;
     dir.put(&name, content, 0o600, None)?;
     Ok(dir.sync()?)
+}
+
+/// Makes sure that a file of state can be kept, before something is got that cannot be had again.
+pub fn prove_state(root: &Root, relative: &str) -> Result<(), DiskError> {
+    Ok(probe(&make_parent(root, relative)?.0)?)
 }
 
 /// Adds to a file of state.

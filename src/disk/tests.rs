@@ -588,6 +588,7 @@ fn file(path: &str) -> crate::file::File {
         mode: Mode(0o640),
         replace: false,
         deeds: Vec::new(),
+        quiet: None,
     }
 }
 

@@ -119,7 +119,7 @@ impl Run<'_> {
                 && !matches!(verdict.reason(), Some(Reason::Unfit(Rejected::Revoked)))
                 && pair.leaf().has_key_kind(certificate.identity.key)
         });
-        let pending = self.pending(survey, certificate, &ca.dialect()?, held, kept)?;
+        let pending = self.pending(survey, certificate, settings, &ca.dialect()?, held, kept)?;
         let request = Request {
             name: &certificate.name,
             csr: &pending.csr,
@@ -148,6 +148,7 @@ impl Run<'_> {
         &self,
         survey: &Survey,
         certificate: &Certificate,
+        settings: &ca::Settings,
         dialect: &Dialect,
         held: Option<&Pair>,
         kept: Option<&Pair>,
@@ -157,14 +158,13 @@ impl Run<'_> {
         let open = if cloned { None } else { disk::pending(self.root(), &certificate.name)? };
         // A power cut can bring a request back that was answered: its key is in use already.
         let used = |open: &Pending| held.is_some_and(|pair| pair.leaf().is_of(&open.key));
-        if let Some(open) =
-            open.filter(|open| open.asks_for(wanted, dialect) && !(certificate.rotate_key && used(open)))
-        {
-            return Ok(open);
-        }
-        let key = match kept {
-            Some(pair) => pair.key().clone(),
-            None => Arc::new(Key::generate(wanted.key)?),
+        let open = open.filter(|open| !(certificate.rotate_key && used(open)));
+        let key = match (open, kept) {
+            (Some(open), _) if open.asks_for(wanted, dialect) => return Ok(open),
+            // It may lie there under the name, and with another key we would be a stranger to it.
+            (Some(open), _) if settings.keeps_names() && open.csr.key_kind() == Some(wanted.key) => open.key,
+            (_, Some(pair)) => pair.key().clone(),
+            (_, None) => Arc::new(Key::generate(wanted.key)?),
         };
         let pending = Pending::new(key, wanted, dialect)?;
         disk::keep_pending(self.root(), &certificate.name, &pending)?;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use tracing::info;
 
-use super::failure::Error;
+use super::failure::{Error, Failure};
 use super::load::{CLONED, MACHINE};
 use super::survey::Survey;
 use super::{Ask, Done, Run, Trusts};
@@ -53,28 +53,35 @@ impl Run<'_> {
     pub(super) fn files(&self, survey: &Survey, asked: &BTreeSet<Name>) -> Vec<FileLine> {
         let wanted = survey.node.files.iter().filter(|file| survey.concerns(&file.path, asked));
         let lines = wanted.map(|file| {
-            let waits: Vec<_> =
-                file.needs.iter().filter(|need| survey.bundle(need).is_none()).map(Name::as_str).collect();
-            if !waits.is_empty() {
-                return waiting_line(file, &waits.join(" and "));
-            }
-            let mut line = survey.file_line(self.world, file);
-            if line.action == Action::Keep || line.trouble.is_some() {
-                return line;
-            }
-            let put = survey
-                .rendered(self.world, file)
-                .and_then(|text| Ok(disk::put(self.root(), file, text.as_bytes(), survey.now)?));
-            match put {
-                Ok(changed) => line.changed = changed,
-                Err(failure) => line.trouble = Some(failure.trouble()),
-            }
-            if line.changed {
-                info!(path = %file.path.display(), "{}: written: {}", file.path.display(), line.reason);
-            }
-            line
+            let line = self.file(survey, file);
+            // What is there stays, but it is not as fresh as it was to be.
+            let stale = survey.unread_lists(file).map(Failure::trouble);
+            FileLine { trouble: line.trouble.or(stale), ..line }
         });
         lines.collect()
+    }
+
+    fn file(&self, survey: &Survey, file: &File) -> FileLine {
+        let waits: Vec<_> =
+            file.needs.iter().filter(|need| survey.bundle(need).is_none()).map(Name::as_str).collect();
+        if !waits.is_empty() {
+            return waiting_line(file, &waits.join(" and "));
+        }
+        let mut line = survey.file_line(self.world, file);
+        if line.action == Action::Keep || line.trouble.is_some() {
+            return line;
+        }
+        let put = survey
+            .rendered(self.world, file)
+            .and_then(|text| Ok(disk::put(self.root(), file, text.as_bytes(), survey.now)?));
+        match put {
+            Ok(changed) => line.changed = changed,
+            Err(failure) => line.trouble = Some(failure.trouble()),
+        }
+        if line.changed {
+            info!(path = %file.path.display(), "{}: written: {}", file.path.display(), line.reason);
+        }
+        line
     }
 
     fn notes(&self, survey: &Survey) -> Vec<String> {
@@ -85,6 +92,21 @@ impl Run<'_> {
             Owners::LeftAlone(why) if wanted => vec![format!("owners were left alone: {why}")],
             _ => Vec::new(),
         }
+    }
+
+    /// Removes what a run that did not come to its end has left: drafts, and requests that were answered. What
+    /// is still to be answered stays, to be asked again as it is.
+    pub(super) fn clear_up(&self, survey: &Survey) -> Result<(), DiskError> {
+        disk::sweep(self.root(), &survey.node)?;
+        for certificate in survey.node.certificates.values().filter(|certificate| certificate.rotate_key) {
+            let held = survey.verdicts.get(&certificate.name).and_then(Verdict::pair);
+            let Some(pair) = held else { continue };
+            let open = disk::pending(self.root(), &certificate.name)?;
+            if open.is_some_and(|open| pair.leaf().is_of(&open.key)) {
+                disk::drop_pending(self.root(), &certificate.name)?;
+            }
+        }
+        Ok(())
     }
 
     /// The state is this machine's from now on; what was made on another is on a list until it is made anew.

@@ -36,6 +36,8 @@ pub struct Survey {
     pub(super) unreadable: BTreeMap<Name, Failure>,
     /// The certificates that were made on another machine.
     pub(super) cloned: BTreeSet<Name>,
+    /// The CAs whose revocation lists could not be read in this run.
+    pub(super) unread: BTreeMap<Name, Failure>,
     /// Until when certificates do not follow this host's names and addresses.
     pub(super) settles: Option<SystemTime>,
     pub(super) now: SystemTime,
@@ -61,6 +63,7 @@ pub fn survey(world: &World, force: bool) -> Result<Survey, Error> {
         verdicts: BTreeMap::new(),
         drifts: BTreeMap::new(),
         unreadable: BTreeMap::new(),
+        unread: BTreeMap::new(),
         gone: BTreeSet::new(),
         cloned,
         settles,
@@ -131,16 +134,18 @@ impl Survey {
         self.anchors.get(ca)?.as_ref().ok()?.as_ref()
     }
 
-    /// The certificates that names stand for; all if there is none.
+    /// The certificates and keepsakes that names stand for; all if there is none.
     pub(super) fn asked(&self, only: &[Name]) -> Result<BTreeSet<Name>, Error> {
+        let keepsakes = self.node.keepsakes.iter().map(|keepsake| &keepsake.name);
+        let all: BTreeSet<_> = self.node.certificates.keys().chain(keepsakes).cloned().collect();
         if only.is_empty() {
-            return Ok(self.node.certificates.keys().cloned().collect());
+            return Ok(all);
         }
         let mut asked = BTreeSet::new();
         for name in only {
             match self.node.components.get(name.as_str()) {
-                Some(certificates) => asked.extend(certificates.iter().cloned()),
-                None if self.node.certificates.contains_key(name) => drop(asked.insert(name.clone())),
+                Some(names) => asked.extend(names.iter().cloned()),
+                None if all.contains(name) => drop(asked.insert(name.clone())),
                 None => return Err(self.unknown(name)),
             }
         }
@@ -165,8 +170,9 @@ impl Survey {
     pub(super) fn concerns(&self, path: &Path, asked: &BTreeSet<Name>) -> bool {
         let trusts = self.node.trusts.iter().map(|trust| (&trust.path, &trust.certificates));
         let files = self.node.files.iter().map(|file| (&file.path, &file.needs));
-        if self.node.keepsakes.iter().any(|keepsake| path == keepsake.path || path == keepsake.public) {
-            return true;
+        let keepsake = self.node.keepsakes.iter().find(|keepsake| keepsake.paths().any(|own| own == path));
+        if let Some(keepsake) = keepsake {
+            return asked.contains(&keepsake.name) || keepsake.users.iter().any(|user| asked.contains(user));
         }
         let with = trusts.chain(files).filter(|(there, _)| *there == path).map(|(_, names)| names);
         with.into_iter().any(|names| names.is_empty() || names.iter().any(|name| asked.contains(name)))

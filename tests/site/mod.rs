@@ -61,12 +61,12 @@ impl Site {
 
     /// What the kernel says from now on.
     pub fn has_addresses(&mut self, addresses: &str) {
-        self.world.host.interfaces = vec![Interface {
+        self.world.host.interfaces = Some(vec![Interface {
             name: "lan0".to_owned(),
             up: true,
             loopback: false,
             addresses: addresses.split(' ').map(|ip| ip.parse().unwrap()).collect(),
-        }];
+        }]);
     }
 
     /// The clocks of host and CA stand still, but for what [`Site::later`] says; the time they stand at.

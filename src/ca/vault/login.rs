@@ -11,8 +11,8 @@ use super::rung::{AppRole, Cert, Rung};
 use super::{TOKEN, Vault};
 use crate::bundle::Bundle;
 use crate::ca::CaError;
-use crate::ca::text::one_line;
 use crate::ca::wire::{Body, Wire};
+use crate::https::one_line;
 use crate::setting::{Name, Secret};
 
 /// What we are known by for the rest of the run.
