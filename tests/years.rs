@@ -70,13 +70,13 @@ fn three_years() -> Vec<(u64, Event)> {
 }
 
 /// The same with the host off for most of the time, for a lifetime that is over in an hour.
-fn a_morning_now_and_then() -> Vec<(u64, Event)> {
+fn a_few_hours_now_and_then() -> Vec<(u64, Event)> {
     let mut events: Vec<_> = three_years();
-    // From six hours after one event until an hour before the next.
+    // From two hours after one event until an hour before the next.
     let pauses: Vec<_> = events
         .iter()
         .zip(events.iter().skip(1))
-        .map(|((one, _), (next, _))| (one + 6 * HOUR, *next))
+        .map(|((one, _), (next, _))| (one + 2 * HOUR, *next))
         .collect();
     let long = pauses.into_iter().filter(|(from, until)| from + DAY < *until);
     events.extend(long.map(|(from, until)| (from, Boot(until - from - HOUR))).collect::<Vec<_>>());
@@ -85,7 +85,7 @@ fn a_morning_now_and_then() -> Vec<(u64, Event)> {
 }
 
 #[rstest]
-#[case::of_an_hour_with_its_drop_in(HOUR, "5m", 5 * MINUTE, a_morning_now_and_then())]
+#[case::of_an_hour_with_its_drop_in(HOUR, "5m", 5 * MINUTE, a_few_hours_now_and_then())]
 #[case::of_a_day(DAY, "1h", HOUR, three_years())]
 #[case::of_thirty_days(30 * DAY, "1h", HOUR, three_years())]
 #[case::of_a_year(365 * DAY, "1h", HOUR, three_years())]
