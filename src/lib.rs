@@ -27,6 +27,7 @@
 //! | [`facts`] | \[I/O: host\] names, addresses and machine id of this host |
 //! | [`setting`] | \[pure\] what settings are made of: names, templates, secrets, faults |
 //! | [`root`] | \[I/O: files\] the directory everything lies below |
+//! | [`stop`] | \[I/O: signals\] the word to end before the time |
 //! | [`clock`] | \[I/O: time\] the clock |
 
 pub mod bundle;
@@ -51,4 +52,5 @@ pub mod report;
 pub mod root;
 pub mod run;
 pub mod setting;
+pub mod stop;
 pub mod trust;

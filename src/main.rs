@@ -14,6 +14,7 @@ use nodecert::report::{Action, Exit, Report};
 use nodecert::root::Root;
 use nodecert::run::{self, Ask, Error, World};
 use nodecert::setting::chain;
+use nodecert::stop::Stop;
 use tracing::{Level, error};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
@@ -54,7 +55,13 @@ fn seal() {
 fn answer(cli: &Cli, live: bool) -> Result<u8, Error> {
     match &cli.command {
         Command::Run { only, missing, force, deadline } => {
-            let ask = Ask { only: only.clone(), missing: *missing, force: *force, deadline: *deadline };
+            let ask = Ask {
+                only: only.clone(),
+                missing: *missing,
+                force: *force,
+                deadline: *deadline,
+                stop: stop(),
+            };
             bring(cli, &ask, live)
         }
         Command::Plan { only, exit_code } => {
@@ -115,6 +122,11 @@ fn bring(cli: &Cli, ask: &Ask, live: bool) -> Result<u8, Error> {
     let (report, facts) = wait_for(run::run(&world, ask))?;
     print(cli, &report.done(), || report.json(&facts, true));
     Ok(report.exit().code())
+}
+
+/// Where a sandbox forbids it, a signal ends the process as a crash does, and the next run mends.
+fn stop() -> Stop {
+    Stop::by_signals().unwrap_or_default()
 }
 
 /// One thread is enough: the program waits for one server, or for the disk.

@@ -28,6 +28,9 @@ pub enum Error {
     /// Files that every command needs cannot be read or written.
     #[error("cannot go on")]
     Disk(#[source] DiskError),
+    /// A signal came before all was done.
+    #[error("asked to end before all was done: what was in force stays, and the next run goes on from here")]
+    Stopped,
     /// A name on the command line that is not in the configuration.
     #[error("there is no certificate or component {name}: there are {there}")]
     Unknown {
@@ -44,6 +47,7 @@ impl Error {
         match self {
             Self::Config(_) => Exit::Config,
             Self::Unknown { .. } => Exit::Usage,
+            Self::Stopped => Exit::Temporary,
             Self::Facts(error) if error.is_temporary() => Exit::Temporary,
             Self::Facts(FactsError::Kernel { .. }) => Exit::Fault,
             Self::Facts(_) => Exit::Config,

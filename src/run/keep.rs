@@ -50,7 +50,9 @@ impl Run<'_> {
     fn key(&self, keepsake: &Keepsake) -> Result<Arc<Key>, Failure> {
         let state = state(keepsake);
         let given = match &keepsake.origin {
-            Origin::Given(source) => Some(disk::secret(self.root(), source, hooks::output)?),
+            Origin::Given(source) => {
+                Some(disk::secret(self.root(), source, |argv| hooks::output(argv, self.stop))?)
+            }
             Origin::Made | Origin::Elsewhere(_) => None,
         };
         let placed = disk::read_key(self.root(), &keepsake.path)?;

@@ -140,8 +140,12 @@ impl Run<'_> {
         let changed = |debt: &Debt| self.print_of(survey, &debt.subject) != debt.before;
         let due: Vec<_> = debts.into_iter().filter(changed).collect();
         let mut lines = Vec::new();
-        for deed in needed(&deeds(&due)) {
-            let done = hooks::perform(&deed);
+        let needed = needed(&deeds(&due));
+        for deed in &needed {
+            if self.stop.is_asked() {
+                break;
+            }
+            let done = hooks::perform(deed, self.stop);
             match &done {
                 Ok(()) => info!("hook done: {deed}"),
                 Err(why) => warn!("hook failed and stays owed: {deed}: {why}"),
@@ -155,8 +159,12 @@ impl Run<'_> {
         let failed = |debt: &&Debt| {
             lines.iter().any(|line| line.trouble.is_some() && line.deed == debt.deed.to_string())
         };
-        let left: Vec<_> = due.iter().filter(failed).cloned().collect();
+        let is_left = |debt: &&Debt| lines.len() < needed.len() || failed(debt);
+        let left: Vec<_> = due.iter().filter(is_left).cloned().collect();
         self.write(&left)?;
+        if !left.is_empty() && self.stop.is_asked() {
+            return Err(Error::Stopped);
+        }
         Ok(lines)
     }
 
