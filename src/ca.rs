@@ -27,6 +27,7 @@ pub mod vault;
 mod wire;
 
 pub use settings::{Kind, Server, Settings, Table};
+pub use text::said;
 
 /// Puts a secret on disk; the error says why it could not.
 pub type Keep = Box<dyn Fn(&Secret) -> Result<(), String>>;

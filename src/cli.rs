@@ -31,8 +31,8 @@ pub struct Global {
     /// The directory below which every path of the configuration lies
     #[arg(long, global = true, value_name = "DIR", default_value = "/")]
     pub root: PathBuf,
-    /// How to print the answer
-    #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
+    /// How to print the answer: text or json
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text, hide_possible_values = true)]
     pub format: Format,
     /// Log more; twice: everything
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
@@ -99,8 +99,16 @@ pub enum Command {
     /// Print the completions of a shell
     Completions {
         /// bash, zsh, fish, elvish or powershell
+        #[arg(hide_possible_values = true)]
         shell: clap_complete::Shell,
     },
-    /// Print the man page nodecert(1)
-    Man,
+    /// Print a man page, or write all of them
+    Man {
+        /// nodecert, nodecert-run and so on, or nodecert.toml
+        #[arg(value_name = "PAGE", default_value = "nodecert")]
+        page: String,
+        /// Write every page into this directory, as PAGE.SECTION
+        #[arg(long, value_name = "DIR", conflicts_with = "page")]
+        directory: Option<PathBuf>,
+    },
 }

@@ -22,9 +22,11 @@ use crate::keepsake::Keepsake;
 use crate::setting::{At, Fault, Mode, Name, Scope, Template};
 
 pub mod admin;
+pub mod encryption;
 pub mod etcd;
 pub mod etcd_client;
 mod flags;
+pub mod generate;
 pub mod kube_apiserver;
 pub mod kube_controller_manager;
 pub mod kube_proxy;
@@ -34,6 +36,7 @@ pub mod kubelet;
 pub mod service_account;
 pub mod shared;
 pub mod static_pod;
+pub mod tokens;
 
 /// The tables of the components, as they stand in the configuration.
 #[derive(Debug, Default, Deserialize)]
@@ -52,6 +55,12 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// What the members of `[etcd]` are dialled at, in the order of their names.
+    pub fn members(&self) -> Vec<&str> {
+        let cluster = self.etcd.iter().flat_map(|etcd| etcd.get_ref().cluster.get_ref().values());
+        cluster.map(String::as_str).collect()
+    }
+
     /// Every table that can be there, by its name.
     fn rows(&self) -> Vec<(&'static str, Vec<Table<'_>>)> {
         let clients = self.etcd_client.iter().map(|(name, settings)| table(name.as_str(), settings));
@@ -142,6 +151,8 @@ pub struct Surroundings<'a> {
     pub keeping: &'a BTreeSet<Name>,
     /// The certificates that have a table of their own.
     pub tables: &'a BTreeSet<Name>,
+    /// What the members of `[etcd]` are dialled at, in the order of their names.
+    pub members: &'a [&'a str],
 }
 
 /// The certificates a component needs, by name.

@@ -12,7 +12,10 @@ use rcgen::{
 };
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateSigningRequestDer, PrivateKeyDer};
+use x509_parser::oid_registry::OID_PKCS9_EXTENSION_REQUEST;
 use x509_parser::prelude::{FromDer, ParsedExtension, X509CertificationRequest};
+use x509_parser::public_key::PublicKey;
+use x509_parser::x509::SubjectPublicKeyInfo;
 use zeroize::Zeroizing;
 
 use crate::identity::{Identity, KeyKind, Usage};
@@ -35,6 +38,9 @@ pub enum KeyError {
     /// The text holds no request that can be read.
     #[error("no usable certificate request")]
     BadRequest,
+    /// The kernel gave no random bytes.
+    #[error("the kernel gives no random bytes")]
+    Entropy,
 }
 
 /// A private key. It cannot be cloned or shown; its memory is wiped when it is dropped.
@@ -74,7 +80,10 @@ impl Key {
     /// Reads a key and keeps its text as it is: a SEC1 key written anew would be mislabelled.
     pub fn parse(pem: &str) -> Result<Self, KeyError> {
         let der = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| KeyError::Unreadable)?;
-        let pair = KeyPair::try_from(&der).map_err(|_| KeyError::Unreadable)?;
+        // The kind that almost every key is; otherwise rcgen would try one kind after the other from the start.
+        let pair = KeyPair::from_der_and_sign_algo(&der, &rcgen::PKCS_ECDSA_P256_SHA256)
+            .or_else(|_| KeyPair::try_from(&der))
+            .map_err(|_| KeyError::Unreadable)?;
         Ok(Self { pair, pem: Zeroizing::new(pem.to_owned()) })
     }
 
@@ -98,6 +107,13 @@ impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Key(..)")
     }
+}
+
+/// Random bytes.
+pub fn random(number: usize) -> Result<Zeroizing<Vec<u8>>, KeyError> {
+    let mut bytes = Zeroizing::new(vec![0; number]);
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| KeyError::Entropy)?;
+    Ok(bytes)
 }
 
 /// How many organizations a request can carry.
@@ -186,6 +202,30 @@ impl Csr {
         self.public().is_some_and(|own| other.public() == Some(own))
     }
 
+    /// The kind of its key, if it is one that can be asked for.
+    pub fn key_kind(&self) -> Option<KeyKind> {
+        let (_, request) = X509CertificationRequest::from_der(&self.0).ok()?;
+        kind_of(&request.certification_request_info.subject_pki)
+    }
+
+    /// Whether another request asks for a certificate that says the same; attributes do not become part of it.
+    pub fn says_same(&self, other: &Self) -> bool {
+        self.names() == other.names() && self.extensions() == other.extensions()
+    }
+
+    /// Whether another request is the same but for its signature, which is random for ECDSA.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.asked().is_some_and(|own| other.asked() == Some(own))
+    }
+
+    /// All that is to become an extension, as it was encoded.
+    fn extensions(&self) -> Option<Vec<u8>> {
+        let (_, request) = X509CertificationRequest::from_der(&self.0).ok()?;
+        let mut attributes = request.certification_request_info.iter_attributes();
+        let found = attributes.find(|attribute| attribute.oid == OID_PKCS9_EXTENSION_REQUEST)?;
+        Some(found.value.to_vec())
+    }
+
     /// Subject and SANs, as people write them.
     pub fn names(&self) -> BTreeSet<String> {
         let Ok((_, request)) = X509CertificationRequest::from_der(&self.0) else { return BTreeSet::new() };
@@ -199,7 +239,7 @@ impl Csr {
         sans.chain([request.certification_request_info.subject.to_string()]).collect()
     }
 
-    /// What is asked, without the signature, which is random for ECDSA.
+    /// What is asked, without the signature.
     fn asked(&self) -> Option<&[u8]> {
         let (_, request) = X509CertificationRequest::from_der(&self.0).ok()?;
         Some(request.certification_request_info.raw)
@@ -225,7 +265,29 @@ impl Pending {
 
     /// Whether this request still asks for what is wanted now.
     pub fn asks_for(&self, wanted: &Identity, dialect: &Dialect) -> bool {
-        Csr::new(&self.key, wanted, dialect).is_ok_and(|fresh| fresh.asked() == self.csr.asked())
+        self.csr.key_kind() == Some(wanted.key)
+            && Csr::new(&self.key, wanted, dialect).is_ok_and(|fresh| fresh.is_same(&self.csr))
+    }
+}
+
+/// The kind of a public key, if it is one that can be asked for.
+pub fn kind_of(key: &SubjectPublicKeyInfo<'_>) -> Option<KeyKind> {
+    match key.parsed() {
+        Ok(PublicKey::RSA(rsa)) => match rsa.key_size() {
+            2041..=2048 => Some(KeyKind::Rsa2048),
+            3065..=3072 => Some(KeyKind::Rsa3072),
+            4089..=4096 => Some(KeyKind::Rsa4096),
+            _ => None,
+        },
+        Ok(PublicKey::EC(point)) => match point.key_size() {
+            256 => Some(KeyKind::P256),
+            384 => Some(KeyKind::P384),
+            // x509-parser reckons whole bytes: 66 of them hold 521 bits.
+            521..=528 => Some(KeyKind::P521),
+            _ => None,
+        },
+        _ if key.algorithm.algorithm == x509_parser::oid_registry::OID_SIG_ED25519 => Some(KeyKind::Ed25519),
+        _ => None,
     }
 }
 

@@ -6,6 +6,7 @@
 //! | room | does |
 //! |---|---|
 //! | [`cli`] | \[pure\] the command line, which also feeds the man page and completions |
+//! | [`man`] | \[pure\] the manual, from the command line and the reference |
 //! | [`run`](mod@run) | **the flow**: survey, obtain, commit, render, report |
 //! | [`disk`] | \[I/O: files\] lock, held pairs, pending requests, the commit, trust and rendered files, state |
 //! | [`hooks`] | \[I/O: processes\] what is started: an argv, never a shell |
@@ -16,7 +17,7 @@
 //! | [`config`] | \[pure\] TOML texts to the configuration; every fault at once |
 //! | [`ca`] | \[I/O: net\] the CAs: settings, deadline, backoff, failover; one file a protocol in `ca/` |
 //! | [`component`] | \[pure\] etcd, kubelet …: one file a component |
-//! | [`keepsake`] | \[pure\] what is made once and then kept: a key that no one signs |
+//! | [`keepsake`] | \[entropy\] what is made once and then kept: a key that no one signs, a token |
 //! | [`file`](mod@file) | \[pure\] one rendered file that is wanted |
 //! | [`certificate`] | \[pure\] one certificate that is wanted: what it says, where it lies, whose it is |
 //! | [`deed`] | \[pure\] who is told of a change, and how |
@@ -45,6 +46,7 @@ pub mod hooks;
 pub mod identity;
 pub mod keepsake;
 pub mod key;
+pub mod man;
 pub mod node;
 pub mod plan;
 pub mod render;

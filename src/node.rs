@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::ca;
-use crate::certificate::{Certificate, Owner, is_plain_path};
+use crate::certificate::{Certificate, INTERVAL, Owner, is_plain_path, too_short};
 use crate::component::Surroundings;
 use crate::config::{Config, Faults};
 use crate::deed::{self, Deed};
@@ -26,7 +26,7 @@ pub struct Node {
     pub files: Vec<File>,
     /// The certificates in the order they are obtained: one that logs in to another CA comes first.
     pub waves: Vec<Vec<Name>>,
-    /// The certificates of each component, for `status --usable COMPONENT`.
+    /// The certificates and keepsakes of each component, for `status --usable COMPONENT`.
     pub components: BTreeMap<String, Vec<Name>>,
 }
 
@@ -70,8 +70,16 @@ pub fn expand(config: &Config, facts: &Facts, present: &BTreeSet<PathBuf>) -> Re
     let keeping =
         config.cas.iter().filter(|(_, ca)| ca.keeps_names()).map(|(name, _)| name.clone()).collect();
     let tables = config.certificates.keys().cloned().collect();
-    let around =
-        Surroundings { table: "", facts, scope: &scope, present, keeping: &keeping, tables: &tables };
+    let members = config.components.members();
+    let around = Surroundings {
+        table: "",
+        facts,
+        scope: &scope,
+        present,
+        keeping: &keeping,
+        tables: &tables,
+        members: &members,
+    };
     let mut expanding = Expanding { config, around, faults: Vec::new(), node: Node::default() };
     expanding.components();
     expanding.certificates();
@@ -150,7 +158,14 @@ impl Expanding<'_> {
             Ok(certificate) => certificate,
             Err(faults) => return self.faults.extend(faults),
         };
-        if let Some(ca) = self.config.cas.get(&certificate.ca) {
+        certificate.interval = self.config.node.interval.map_or(INTERVAL, |interval| interval.0);
+        let ca = self.config.cas.get(&certificate.ca);
+        if let Some(ttl) = settings.ttl.as_ref().or_else(|| ca?.ttl())
+            && let Some(why) = too_short(ttl.get_ref().0, certificate.interval)
+        {
+            self.faults.push(Fault::at(ttl.span(), format!("certificate {name}: {why}")));
+        }
+        if let Some(ca) = ca {
             if ca.keeps_names() && settings.rotate_key.is_none() {
                 certificate.rotate_key = false;
             }
@@ -174,7 +189,11 @@ impl Expanding<'_> {
     fn keepsakes(&mut self) {
         for table in self.config.components.tables() {
             match table.component.keepsakes(table.around(self.around)) {
-                Ok(keepsakes) => self.node.keepsakes.extend(keepsakes),
+                Ok(keepsakes) => {
+                    let names = keepsakes.iter().map(|keepsake| keepsake.name.clone());
+                    self.node.components.entry(table.name.to_owned()).or_default().extend(names);
+                    self.node.keepsakes.extend(keepsakes);
+                }
                 Err(faults) => self.faults.extend(faults),
             }
         }
@@ -308,8 +327,7 @@ impl Expanding<'_> {
         let trusts =
             self.node.trusts.iter().map(|trust| (trust.path.clone(), "the CA certificates".to_owned()));
         let keepsakes = self.node.keepsakes.iter().flat_map(|keepsake| {
-            [&keepsake.path, &keepsake.public]
-                .map(|path| (path.clone(), format!("keepsake {}", keepsake.name)))
+            keepsake.paths().map(|path| (path.to_owned(), format!("keepsake {}", keepsake.name)))
         });
         for (path, what) in certificates.chain(files).chain(trusts).chain(keepsakes) {
             if let Some(other) = there.get(&path) {

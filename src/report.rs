@@ -196,9 +196,16 @@ impl Report {
             (false, 0) => {
                 writeln!(text, "done: {} and {} changed", count(changed, "certificate"), count(files, "file"))
             }
-            (false, _) => writeln!(text, "not done: {} failed", count(failed, "thing")),
+            (false, _) => writeln!(text, "not done: {}", self.why_not(failed)),
         };
         text
+    }
+
+    /// The gravest of the troubles and how many there are besides: the last line of a journal has to say why.
+    fn why_not(&self, failed: usize) -> String {
+        let gravest = self.troubles().max_by_key(|trouble| trouble.exit);
+        let why = gravest.map_or("", |trouble| &trouble.message);
+        if failed > 1 { format!("{why} (and {} more)", failed - 1) } else { why.to_owned() }
     }
 
     /// What `plan` says.

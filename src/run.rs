@@ -6,6 +6,7 @@
 //! ```
 
 mod failure;
+mod hour;
 mod keep;
 mod lines;
 mod load;
@@ -14,6 +15,7 @@ mod owed;
 mod serve;
 mod settle;
 mod signers;
+mod steady;
 mod survey;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -95,13 +97,16 @@ pub async fn run(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
 
 async fn bring(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
     let lock = lock(world, ask).await?;
+    let deadline = Deadline::after(ask.deadline);
+    hour::wait_for_clock(world, deadline).await;
     let mut survey = survey(world, ask.force)?;
     let asked = survey.asked(&ask.only)?;
-    let mut run = Run::new(world, ask);
+    let mut run = Run::new(world, deadline, &ask.stop);
     if lock.was_left() {
         run.clear_up(&survey).map_err(Error::Disk)?;
     }
     run.remember_machine(&survey).map_err(Error::Disk)?;
+    run.remember_facts(&survey).map_err(Error::Disk)?;
     let debts = run.owe(&survey, &asked, ask)?;
     for wave in survey.node.waves.clone() {
         let parts = run.open(&survey, wave.into_iter().filter(|name| asked.contains(name)), ask);
@@ -112,7 +117,7 @@ async fn bring(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
     }
     run.trust_files(&survey, &asked);
     run.repair(&survey, &asked);
-    let mut files = run.keepsakes(&survey);
+    let mut files = run.keepsakes(&survey, &asked);
     files.extend(run.files(&survey, &asked));
     run.close().await;
     run.strike_cloned(&survey).map_err(Error::Disk)?;
@@ -164,9 +169,9 @@ pub fn status(survey: &Survey, world: &World, only: &[Name]) -> Result<Report, E
     })
 }
 
-/// Writes metrics where the caller wants them, whole or not at all.
-pub fn publish(path: &Path, metrics: &str) -> Result<(), Error> {
-    disk::put_outside(path, metrics.as_bytes()).map_err(Error::Disk)
+/// Writes metrics or a page where the caller wants them, whole or not at all.
+pub fn publish(path: &Path, text: &[u8]) -> Result<(), Error> {
+    disk::put_outside(path, text).map_err(Error::Disk)
 }
 
 /// One run: its CAs, opened when first needed, and what became of each certificate.
@@ -192,9 +197,9 @@ enum Done {
 type Trusts = BTreeMap<PathBuf, Result<bool, Failure>>;
 
 impl<'a> Run<'a> {
-    fn new(world: &'a World, ask: &'a Ask) -> Self {
+    fn new(world: &'a World, deadline: Deadline, stop: &'a Stop) -> Self {
         let (cas, stale, trusts, done) = Default::default();
-        Self { world, deadline: Deadline::after(ask.deadline), stop: &ask.stop, cas, stale, trusts, done }
+        Self { world, deadline, stop, cas, stale, trusts, done }
     }
 
     fn root(&self) -> &Root {
@@ -220,7 +225,7 @@ impl<'a> Run<'a> {
         }
         for (ca, names) in &parts {
             let due = names.iter().any(|name| survey.is_to_get(name, ask.missing));
-            if due || self.is_to_learn(survey, ca, ask) {
+            if due || self.is_to_learn(survey, ca, ask) || self.is_to_read_crl(survey, ca, ask) {
                 self.open_ca(survey, ca);
             }
         }

@@ -5,13 +5,17 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor};
+use rustls_pki_types::{CertificateDer, TrustAnchor};
 use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize};
-use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::clock::from_seconds;
 use crate::key::pem_block;
+
+mod revocation;
+
+pub use revocation::{proven, revokes};
 
 /// More certificates than any site has roots; a bundle of system roots has about 150.
 const MAX_ANCHORS: usize = 500;
@@ -299,33 +303,6 @@ fn has_signed(issuer: &[u8], der: &[u8]) -> bool {
 pub fn proves(signer: &X509Certificate<'_>, bytes: &[u8], signature: &[u8]) -> bool {
     let key = &signer.public_key().subject_public_key.data;
     webpki::ALL_VERIFICATION_ALGS.iter().any(|with| with.verify_signature(key, bytes, signature).is_ok())
-}
-
-/// Whether the list of a certificate's issuer names it. Lists that are not signed by the issuer say nothing.
-pub fn revokes(pem: &str, bundle: &[CertificateDer<'_>], leaf: &[u8]) -> Result<bool, String> {
-    let lists = CertificateRevocationListDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>();
-    let lists = lists.map_err(|_| "it is no list of revocation lists in PEM".to_owned())?;
-    let (_, leaf) =
-        X509Certificate::from_der(leaf).map_err(|_| "the certificate cannot be read".to_owned())?;
-    let issuers = bundle.iter().filter_map(|der| X509Certificate::from_der(der).ok());
-    let issuers: Vec<_> =
-        issuers.map(|(_, c)| c).filter(|c| c.subject().as_raw() == leaf.issuer().as_raw()).collect();
-    let mut found = false;
-    for der in &lists {
-        let (_, list) =
-            CertificateRevocationList::from_der(der).map_err(|_| "a list in it is damaged".to_owned())?;
-        let signed = |issuer: &X509Certificate<'_>| {
-            proves(issuer, list.tbs_cert_list.as_ref(), &list.signature_value.data)
-        };
-        if list.issuer().as_raw() != leaf.issuer().as_raw() || !issuers.iter().any(signed) {
-            continue;
-        }
-        found = true;
-        if list.iter_revoked_certificates().any(|revoked| *revoked.serial() == leaf.serial) {
-            return Ok(true);
-        }
-    }
-    if found { Ok(false) } else { Err("it holds no list of the CA that signed the certificate".to_owned()) }
 }
 
 fn name_of(der: &[u8]) -> String {

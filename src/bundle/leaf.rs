@@ -9,7 +9,7 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use super::Rejected;
 use crate::clock::from_seconds;
 use crate::identity::{KeyKind, Usage};
-use crate::key::{Csr, Key};
+use crate::key::{Csr, Key, kind_of};
 use crate::trust::Pin;
 
 /// What a leaf certificate says.
@@ -79,7 +79,7 @@ impl Leaf {
             issuer: plain(&parsed.issuer().to_string()),
             fingerprint: Pin::of(der),
             is_ca: parsed.is_ca(),
-            key_kind: kind_of(&parsed),
+            key_kind: kind_of(parsed.public_key()),
             public: parsed.public_key().raw.to_vec(),
         })
     }
@@ -138,27 +138,5 @@ pub(super) fn usage_name(usage: Usage) -> &'static str {
     match usage {
         Usage::Server => "server",
         Usage::Client => "client",
-    }
-}
-
-fn kind_of(parsed: &X509Certificate<'_>) -> Option<KeyKind> {
-    use x509_parser::public_key::PublicKey;
-    let key = parsed.public_key();
-    match key.parsed() {
-        Ok(PublicKey::RSA(rsa)) => match rsa.key_size() {
-            2041..=2048 => Some(KeyKind::Rsa2048),
-            3065..=3072 => Some(KeyKind::Rsa3072),
-            4089..=4096 => Some(KeyKind::Rsa4096),
-            _ => None,
-        },
-        Ok(PublicKey::EC(point)) => match point.key_size() {
-            256 => Some(KeyKind::P256),
-            384 => Some(KeyKind::P384),
-            // x509-parser reckons whole bytes: 66 of them hold 521 bits.
-            521..=528 => Some(KeyKind::P521),
-            _ => None,
-        },
-        _ if key.algorithm.algorithm == x509_parser::oid_registry::OID_SIG_ED25519 => Some(KeyKind::Ed25519),
-        _ => None,
     }
 }

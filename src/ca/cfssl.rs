@@ -206,13 +206,7 @@ impl Cfssl {
         if !answer.status.is_success() {
             return Err(self.refused(&answer, &call));
         }
-        let bad = |why: &str| self.wire.bad_answer(&answer.url, &call, why.to_owned());
-        let signed: Signed =
-            serde_json::from_slice(&answer.body).map_err(|_| bad("it is not the JSON of cfssl"))?;
-        match parse_chain(&signed.result.certificate) {
-            Ok(chain) if !chain.is_empty() => Ok(chain),
-            _ => Err(bad("it holds no certificate in PEM, or a damaged one")),
-        }
+        signed(&answer.body).map_err(|why| self.wire.bad_answer(&answer.url, &call, why.to_owned()))
     }
 
     fn refused(&self, answer: &Answer, call: &Call<'_>) -> CaError {
@@ -241,6 +235,13 @@ fn hex(text: &str) -> Option<Vec<u8>> {
         return None;
     }
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
+}
+
+/// The certificates of an answer; the error says why there are none.
+pub fn signed(body: &[u8]) -> Result<Vec<CertificateDer<'static>>, &'static str> {
+    let signed: Signed = serde_json::from_slice(body).map_err(|_| "it is not the JSON of cfssl")?;
+    let chain = parse_chain(&signed.result.certificate).ok().filter(|chain| !chain.is_empty());
+    chain.ok_or("it holds no certificate in PEM, or a damaged one")
 }
 
 #[derive(Deserialize)]

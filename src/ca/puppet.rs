@@ -145,7 +145,8 @@ impl Puppet {
             Voucher::Anchors(anchors) => {
                 let with: Vec<_> = anchors.certificates().iter().chain(&published).cloned().collect();
                 let pins: Vec<_> = anchors.certificates().iter().map(|der| Pin::of(der)).collect();
-                Anchors::vouched(&with, &pins)
+                let vouched = Anchors::vouched(&with, &pins);
+                if published.iter().any(|der| vouched.contains(der)) { vouched } else { Vec::new() }
             }
             Voucher::FirstUse | Voucher::System(_) => published.clone(),
         };

@@ -230,6 +230,14 @@ impl Settings {
             .then(|| format!("`puppetserver ca clean --certname {certname}` on the CA's server"))
     }
 
+    /// The lifetime of certificates that ask for none, where this configuration says it.
+    pub fn ttl(&self) -> Option<&At<Span>> {
+        match &self.kind {
+            Kind::Local(local) => local.ttl.as_ref(),
+            Kind::Vault(_) | Kind::Puppet(_) | Kind::Cfssl(_) => None,
+        }
+    }
+
     /// The option of the CA that is behind a rejection of what it issued.
     pub fn hint(&self, why: &Rejected) -> Option<String> {
         match &self.kind {

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use reqwest::Url;
-use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 use serde_json::Value;
 
 /// What is shown of a server's own words, in characters.
@@ -54,6 +54,11 @@ pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Durati
     Some(http_date(text)?.duration_since(now).unwrap_or_default())
 }
 
+/// RFC 9110 section 6.6.1: the server's own time.
+pub(super) fn date(headers: &HeaderMap) -> Option<SystemTime> {
+    http_date(headers.get(DATE)?.to_str().ok()?.trim())
+}
+
 /// RFC 9110 section 5.6.7, the one form that is still sent: `Sun, 06 Nov 1994 08:49:37 GMT`.
 fn http_date(text: &str) -> Option<SystemTime> {
     let form = time::macros::format_description!(
@@ -63,7 +68,7 @@ fn http_date(text: &str) -> Option<SystemTime> {
 }
 
 /// A server's own words in one short line: the errors of a JSON answer, or else the text.
-pub(super) fn said(body: &[u8]) -> String {
+pub fn said(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(&body[..body.len().min(16 * MAX_SAID)]).into_owned();
     let errors = serde_json::from_slice::<Value>(body).ok().and_then(|json| {
         let errors = json.get("errors")?.as_array()?;

@@ -146,29 +146,14 @@ impl Vault {
             return Err(self.bad(answer, call, &format!("{NO_ISSUER}: {}", self.settings.mount)));
         }
         let signed: Signed = self.read(answer, call)?;
-        for warning in signed.warnings.iter().flatten() {
+        for warning in signed.warnings() {
             // We always send it: a role with use_csr_common_name=false asks for it, and the others warn.
             if !warning.starts_with("the common_name field was provided") {
                 tracing::warn!(ca = %self.ca, "CA {} warns: {}", self.ca, one_line(warning));
             }
         }
-        // Read one by one: in one text a certificate that was cut short would vanish before the next.
-        let above = signed.data.ca_chain.filter(|chain| !chain.is_empty());
-        let above = above.unwrap_or_else(|| signed.data.issuing_ca.into_iter().collect());
-        let mut chain = Vec::new();
-        for pem in std::iter::once(&signed.data.certificate).chain(&above) {
-            match parse_chain(pem) {
-                Ok(found) if !found.is_empty() => chain.extend(found),
-                _ => {
-                    return Err(self.bad(
-                        answer,
-                        call,
-                        "it holds a certificate that is no PEM, or a damaged one",
-                    ));
-                }
-            }
-        }
-        Ok(Issued { chain })
+        let unread = "it holds a certificate that is no PEM, or a damaged one";
+        signed.chain().map(|chain| Issued { chain }).ok_or_else(|| self.bad(answer, call, unread))
     }
 
     /// Gives the token of our own login back, so that it does not outlive the run.
@@ -301,15 +286,40 @@ fn key_usage(key: KeyKind) -> Value {
     }
 }
 
-#[derive(Deserialize)]
-struct Signed {
+/// The answer to a request for a signature.
+#[derive(Debug, Deserialize)]
+pub struct Signed {
     data: SignedData,
     warnings: Option<Vec<String>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 struct SignedData {
     certificate: String,
     issuing_ca: Option<String>,
     ca_chain: Option<Vec<String>>,
+}
+
+impl Signed {
+    /// Reads the JSON.
+    pub fn parse(body: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(body)
+    }
+
+    /// What the server warns of, in its own words.
+    pub fn warnings(&self) -> impl Iterator<Item = &str> {
+        self.warnings.iter().flatten().map(String::as_str)
+    }
+
+    /// The chain, leaf first; `None` where a part of it is no certificate. Read one by one: in one text a
+    /// certificate that was cut short would vanish before the next.
+    pub fn chain(&self) -> Option<Vec<CertificateDer<'static>>> {
+        let above = self.data.ca_chain.as_deref().filter(|chain| !chain.is_empty());
+        let above = above.unwrap_or(self.data.issuing_ca.as_slice());
+        let mut chain = Vec::new();
+        for pem in std::iter::once(&self.data.certificate).chain(above) {
+            chain.extend(parse_chain(pem).ok().filter(|found| !found.is_empty())?);
+        }
+        Some(chain)
+    }
 }

@@ -8,7 +8,7 @@ use reqwest::{Client, Method, Proxy, StatusCode, Url};
 use serde_json::Value;
 use tokio::sync::Mutex;
 
-use super::text::{retry_after, root_cause, said};
+use super::text::{date, retry_after, root_cause, said};
 use super::tls::{Distrust, Trust, alert, client_config};
 use super::{Backoff, CaError, Deadline, Server};
 use crate::bundle::Bundle;
@@ -172,6 +172,9 @@ impl Wire {
         let response =
             request.timeout(patience).send().await.map_err(|e| self.broken(base, call, &e, patience))?;
         let status = response.status();
+        if let Some(theirs) = date(response.headers()) {
+            self.clock.hear(base, theirs);
+        }
         let after = retry_after(response.headers(), self.clock.now());
         if status.is_redirection() {
             return Err(Trouble::Final(self.redirected(&url, call, response.headers(), status)));
@@ -230,7 +233,7 @@ impl Wire {
             url: url.to_owned(),
             said: format!("{} redirect to {host}", status.as_u16()),
             advice: format!(
-                "redirects are not followed, a token could go astray; if {host} is the CA, put it into `urls`"
+                "redirects are not followed, a secret could go astray; if {host} is the CA, write that as its URL"
             ),
         }
     }

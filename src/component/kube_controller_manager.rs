@@ -30,6 +30,8 @@ pub struct Settings {
     pub render: bool,
     pub args: Option<At<Map<String, Value>>>,
     #[serde(default)]
+    pub embed: bool,
+    #[serde(default)]
     pub replace: bool,
 }
 
@@ -61,6 +63,8 @@ impl Component for Settings {
             server: &server,
             user: USER,
             certificate: NAME,
+            embed: self.embed,
+            unit: Some("kube-controller-manager.service"),
             replace: self.replace,
         };
         let trust = certificate.trust.as_deref().map(path);

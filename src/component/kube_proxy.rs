@@ -26,6 +26,8 @@ pub struct Settings {
     pub render: bool,
     pub settings: Option<At<Map<String, Value>>>,
     #[serde(default)]
+    pub embed: bool,
+    #[serde(default)]
     pub replace: bool,
 }
 
@@ -58,6 +60,8 @@ impl Component for Settings {
             server: self.api_server.get_ref(),
             user: USER,
             certificate: NAME,
+            embed: self.embed,
+            unit: Some("kube-proxy.service"),
             replace: self.replace,
         };
         let mut configuration = self.configuration(&node_name(&self.node_name, around)?);

@@ -26,6 +26,8 @@ pub struct Settings {
     pub render: bool,
     pub args: Option<At<Map<String, Value>>>,
     #[serde(default)]
+    pub embed: bool,
+    #[serde(default)]
     pub replace: bool,
 }
 
@@ -58,6 +60,8 @@ impl Component for Settings {
             server: &server,
             user: USER,
             certificate: NAME,
+            embed: self.embed,
+            unit: Some("kube-scheduler.service"),
             replace: self.replace,
         };
         let flags = json!({

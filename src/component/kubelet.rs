@@ -44,6 +44,8 @@ pub struct Settings {
     pub extra_ips: Vec<IpAddr>,
     pub settings: Option<At<Map<String, Value>>>,
     #[serde(default)]
+    pub embed: bool,
+    #[serde(default)]
     pub replace: bool,
 }
 
@@ -170,6 +172,8 @@ impl Settings {
             server: self.api_server.get_ref(),
             user: &format!("system:node:{node}"),
             certificate: "kubelet-client",
+            embed: self.embed,
+            unit: Some("kubelet.service"),
             replace: self.replace,
         };
         Ok(kubeconfig.render(expanded))

@@ -7,15 +7,16 @@ use super::DiskError;
 use super::commit::{CURRENT, HIDDEN, PROBE};
 use super::state::state_path;
 use crate::certificate::{Certificate, Layout};
+use crate::keepsake::Keepsake;
 use crate::node::Node;
 use crate::root::{Dir, Kind, Root};
 
 /// Removes the drafts of everything that this host is to hold, and those in the state.
 pub fn sweep(root: &Root, node: &Node) -> Result<(), DiskError> {
     node.certificates.values().try_for_each(|certificate| sweep_certificate(root, certificate))?;
-    let keepsakes = node.keepsakes.iter().flat_map(|keepsake| [&keepsake.path, &keepsake.public]);
-    let trusts = node.trusts.iter().map(|trust| &trust.path);
-    let mut files = node.files.iter().map(|file| &file.path).chain(trusts).chain(keepsakes);
+    let keepsakes = node.keepsakes.iter().flat_map(Keepsake::paths);
+    let trusts = node.trusts.iter().map(|trust| trust.path.as_path());
+    let mut files = node.files.iter().map(|file| file.path.as_path()).chain(trusts).chain(keepsakes);
     files.try_for_each(|path| sweep_beside(root, path))?;
     match root.dir(&state_path(""))? {
         Some(state) => sweep_state(&state),

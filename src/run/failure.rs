@@ -65,6 +65,10 @@ pub(super) enum Failure {
         "CA {ca} signed a certificate that is not the one asked for, and it was not installed: {why}{hint}"
     )]
     Rejected { ca: Name, why: Rejected, hint: String },
+    #[error(
+        "{0}; nothing that is held was touched. Set the clock, as by `chronyc makestep` or `timedatectl set-time`, and run again"
+    )]
+    Clock(String),
     #[error("cannot know the certificates of CA {ca}")]
     Anchors { ca: Name, source: Arc<TrustError> },
     #[error("CA {ca} cannot be used yet: {key} names {}, and there is no such file; put the CA's certificates there", path.display())]
@@ -102,6 +106,7 @@ impl Failure {
             // A certificate that begins later than now speaks of a clock, here or there, that is wrong.
             Self::Rejected { why: Rejected::NotYetValid { .. }, .. } => Exit::Temporary,
             // The file may be on its way, as users and names are at early boot.
+            Self::Clock(_) => Exit::Temporary,
             Self::NoCaFile { .. } | Self::Waits(_) | Self::Keepsake(Unkept::Absent { .. }) => Exit::Temporary,
             Self::Ca(_) | Self::Rejected { .. } | Self::Anchors { .. } => Exit::Refused,
             Self::CaFile { .. } | Self::Render(_) | Self::Keepsake(_) => Exit::Config,

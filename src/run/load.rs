@@ -50,18 +50,21 @@ fn texts(root: &Root) -> Result<Vec<Text>, Error> {
 
 pub(super) fn gather(world: &World, config: &Config) -> Result<Facts, Error> {
     let unread = Cell::new(None);
-    let sources = facts::Sources::read(|path| match disk::read_text(&world.root, Path::new(path), TEXT) {
-        Ok(found) => found.map(|(text, _)| text),
-        Err(error) => {
-            unread.set(Some(error).filter(DiskError::is_failure));
-            None
+    let host = world.host.clone().completed(&config.node).map_err(Error::Facts)?;
+    let sources = facts::Sources::read(&config.node, |path| {
+        match disk::read_text(&world.root, Path::new(path), TEXT) {
+            Ok(found) => found.map(|(text, _)| text),
+            Err(error) => {
+                unread.set(Some(error).filter(DiskError::is_failure));
+                None
+            }
         }
     });
     // Other names than the host's would be asked for by other certificates.
     if let Some(error) = unread.into_inner() {
         return Err(Error::Disk(error));
     }
-    facts::gather(&config.node, &world.host, &sources).map_err(Error::Facts)
+    facts::gather(&config.node, &host, &sources).map_err(Error::Facts)
 }
 
 /// What is detected of this host, under the configuration's `[node]`, if there is a configuration.
@@ -107,6 +110,15 @@ pub(super) const READ_AT: &str = "# read at ";
 pub(super) fn known_crl(root: &Root, ca: &Name) -> Result<Option<String>, DiskError> {
     let state = disk::read_state(root, &crl_state(ca))?;
     Ok(state.and_then(|text| Some(text.strip_prefix(READ_AT)?.split_once('\n')?.1.to_owned())))
+}
+
+/// The fingerprint of the certificate that this host has had revoked.
+pub(super) fn given_up(root: &Root, certificate: &Name) -> Result<Option<String>, DiskError> {
+    Ok(disk::read_state(root, &given_up_state(certificate))?.map(|text| text.trim().to_owned()))
+}
+
+pub(super) fn given_up_state(certificate: &Name) -> String {
+    format!("revoked/{certificate}")
 }
 
 pub(super) fn crl_state(ca: &Name) -> String {

@@ -1,7 +1,6 @@
 //! One certificate: from a request to a bundle in force.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tracing::{info, warn};
 use zeroize::Zeroizing;
@@ -12,16 +11,13 @@ use super::{Run, TEXT, Trusts};
 use crate::bundle::{Bundle, Pair, Rejected, parse_chain};
 use crate::ca::{self, Ca, Issued, Renewal, Request};
 use crate::certificate::Certificate;
-use crate::clock::{at, human};
+use crate::clock::at;
 use crate::disk;
 use crate::key::{Dialect, Key, Pending};
 use crate::plan::{self, Reason, Verdict};
 use crate::setting::Name;
 use crate::setting::chain;
 use crate::trust::Anchors;
-
-/// A lifetime that an hourly timer can fail to keep up with.
-const SHORT: Duration = Duration::from_secs(3 * 3_600);
 
 impl Run<'_> {
     /// From a request to a certificate in force. Until the commit, what is held stays as it is.
@@ -56,13 +52,13 @@ impl Run<'_> {
             Pair::new(key, issued.chain).and_then(|pair| plan::accept(certificate, pair, anchors, now));
         let bundle = match accepted {
             Ok(bundle) => bundle,
-            Err(why) => return Err(self.rejected(certificate, settings, why)),
+            Err(why) => {
+                let doubted = self.doubted(&why);
+                let rejected = self.rejected(certificate, settings, why);
+                return Err(doubted.unwrap_or(rejected));
+            }
         };
         disk::commit(self.root(), certificate, &bundle, now)?;
-        if bundle.leaf().lifetime() < SHORT {
-            let length = human(bundle.leaf().lifetime());
-            warn!(certificate = %name, "{name}: is valid for {length} only, and the timer runs every hour; ask for a longer ttl, or run it more often");
-        }
         disk::drop_pending(self.root(), name)?;
         info!(certificate = %name, ca = %certificate.ca, "{name}: installed, valid until {}", at(bundle.leaf().not_after));
         Ok((bundle, reason_of(verdict)))
@@ -120,9 +116,10 @@ impl Run<'_> {
         let kept = held.filter(|pair| {
             !certificate.rotate_key
                 && !settings.keeps_names()
+                && !matches!(verdict.reason(), Some(Reason::Unfit(Rejected::Revoked)))
                 && pair.leaf().has_key_kind(certificate.identity.key)
         });
-        let pending = self.pending(survey, certificate, &ca.dialect()?, held, kept)?;
+        let pending = self.pending(survey, certificate, settings, &ca.dialect()?, held, kept)?;
         let request = Request {
             name: &certificate.name,
             csr: &pending.csr,
@@ -151,6 +148,7 @@ impl Run<'_> {
         &self,
         survey: &Survey,
         certificate: &Certificate,
+        settings: &ca::Settings,
         dialect: &Dialect,
         held: Option<&Pair>,
         kept: Option<&Pair>,
@@ -160,14 +158,13 @@ impl Run<'_> {
         let open = if cloned { None } else { disk::pending(self.root(), &certificate.name)? };
         // A power cut can bring a request back that was answered: its key is in use already.
         let used = |open: &Pending| held.is_some_and(|pair| pair.leaf().is_of(&open.key));
-        if let Some(open) =
-            open.filter(|open| open.asks_for(wanted, dialect) && !(certificate.rotate_key && used(open)))
-        {
-            return Ok(open);
-        }
-        let key = match kept {
-            Some(pair) => pair.key().clone(),
-            None => Arc::new(Key::generate(wanted.key)?),
+        let open = open.filter(|open| !(certificate.rotate_key && used(open)));
+        let key = match (open, kept) {
+            (Some(open), _) if open.asks_for(wanted, dialect) => return Ok(open),
+            // It may lie there under the name, and with another key we would be a stranger to it.
+            (Some(open), _) if settings.keeps_names() && open.csr.key_kind() == Some(wanted.key) => open.key,
+            (_, Some(pair)) => pair.key().clone(),
+            (_, None) => Arc::new(Key::generate(wanted.key)?),
         };
         let pending = Pending::new(key, wanted, dialect)?;
         disk::keep_pending(self.root(), &certificate.name, &pending)?;

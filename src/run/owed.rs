@@ -12,8 +12,9 @@ use super::survey::Survey;
 use super::{Ask, Run, TEXT};
 use crate::deed::{Deed, Event};
 use crate::disk;
+use crate::file::File;
 use crate::hooks;
-use crate::node::Node;
+use crate::node::{Node, TrustFile};
 use crate::report::{Action, Exit, OwedLine, Trouble};
 use crate::root::Root;
 use crate::setting::Name;
@@ -75,7 +76,7 @@ impl Run<'_> {
         let known = debts.len();
         if self.world.tells {
             let due = asked.iter().filter(|name| survey.is_to_get(name, ask.missing)).cloned().collect();
-            for debt in self.coming(survey, &due) {
+            for debt in self.coming(survey, &due, ask) {
                 let there =
                     debts.iter().any(|other| other.deed == debt.deed && other.subject == debt.subject);
                 if !there {
@@ -89,12 +90,15 @@ impl Run<'_> {
         Ok(debts)
     }
 
-    fn coming(&self, survey: &Survey, due: &BTreeSet<Name>) -> Vec<Debt> {
+    fn coming(&self, survey: &Survey, due: &BTreeSet<Name>, ask: &Ask) -> Vec<Debt> {
         let mut debts = Vec::new();
+        // What a CA publishes may have changed: that shows only when it has been asked.
+        let learns = |trust: &TrustFile| trust.cas.iter().any(|ca| self.is_to_learn(survey, ca, ask));
         for certificate in survey.node.certificates.values() {
             let trust =
                 survey.node.trusts.iter().find(|trust| Some(&trust.path) == certificate.trust.as_ref());
-            let trust = trust.filter(|trust| survey.trust_line(self.world, trust).action != Action::Keep);
+            let trust = trust
+                .filter(|trust| learns(trust) || survey.trust_line(self.world, trust).action != Action::Keep);
             for hook in &certificate.hooks {
                 if hook.on.contains(&Event::Leaf) && due.contains(&certificate.name) {
                     debts.push(self.debt(survey, &hook.deed, Subject::Certificate(certificate.name.clone())));
@@ -105,7 +109,16 @@ impl Run<'_> {
             }
         }
         let told = survey.node.files.iter().filter(|file| !file.deeds.is_empty());
-        for file in told.filter(|file| survey.file_line(self.world, file).action != Action::Keep) {
+        // A file can hold a certificate that is about to change, or what is trusted with it.
+        let embeds = |need: &Name| {
+            let trust = survey.node.certificates.get(need).and_then(|certificate| certificate.trust.as_ref());
+            let trust = survey.node.trusts.iter().find(|file| Some(&file.path) == trust);
+            due.contains(need) || trust.is_some_and(learns)
+        };
+        let changes = |file: &&File| {
+            file.needs.iter().any(embeds) || survey.file_line(self.world, file).action != Action::Keep
+        };
+        for file in told.filter(changes) {
             let debt = |deed| self.debt(survey, deed, Subject::File(file.path.clone()));
             debts.extend(file.deeds.iter().map(debt));
         }

@@ -24,6 +24,8 @@ pub(super) type Obtained = Result<(Bundle, String), Failure>;
 pub(super) struct Served {
     ca: Name,
     learned: Option<Result<Anchors, Failure>>,
+    /// Why its revocation lists, if they are wanted, could not be read.
+    unread: Option<Failure>,
     trusts: Trusts,
     results: Vec<(Name, Obtained)>,
 }
@@ -37,11 +39,14 @@ impl Run<'_> {
             true => Some(self.fetch_anchors(survey, ca, known).await),
             false => None,
         };
-        let mut served = Served { ca: ca.clone(), learned, trusts: BTreeMap::new(), results: Vec::new() };
+        let mut served =
+            Served { ca: ca.clone(), learned, unread: None, trusts: BTreeMap::new(), results: Vec::new() };
         let news = served.learned.as_ref().and_then(|learned| learned.as_ref().ok());
         let Some(anchors) = news.or(known) else { return served };
-        let revocations = self.learn_crl(survey, ca, ask).await;
-        let verdicts = self.verdicts(survey, names, anchors, news.is_some() || revocations, ask);
+        let lists = self.learn_crl(survey, ca, ask).await;
+        let again = news.is_some() || matches!(lists, Ok(true));
+        served.unread = lists.err();
+        let verdicts = self.verdicts(survey, names, anchors, again, ask);
         let due: Vec<_> = verdicts.iter().filter(|(_, verdict)| verdict.is_to_get(ask.missing)).collect();
         served.trusts =
             self.widen(survey, &due.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ca, anchors);
@@ -122,11 +127,15 @@ impl Run<'_> {
             Some(Err(failure)) => {
                 warn!(ca = %served.ca, "{}", chain(&failure));
                 match survey.known_anchors(&served.ca) {
-                    Some(_) => drop(self.stale.insert(served.ca, failure)),
-                    None => drop(survey.anchors.insert(served.ca, Err(failure))),
+                    Some(_) => drop(self.stale.insert(served.ca.clone(), failure)),
+                    None => drop(survey.anchors.insert(served.ca.clone(), Err(failure))),
                 }
             }
             None => {}
+        }
+        if let Some(failure) = served.unread {
+            warn!(ca = %served.ca, "{}", chain(&failure));
+            survey.unread.insert(served.ca, failure);
         }
         self.trusts.extend(served.trusts);
         for (name, result) in served.results {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use tracing::info;
 
-use super::failure::Error;
+use super::failure::{Error, Failure};
 use super::load::{CLONED, MACHINE};
 use super::survey::Survey;
 use super::{Ask, Done, Run, Trusts};
@@ -53,28 +53,35 @@ impl Run<'_> {
     pub(super) fn files(&self, survey: &Survey, asked: &BTreeSet<Name>) -> Vec<FileLine> {
         let wanted = survey.node.files.iter().filter(|file| survey.concerns(&file.path, asked));
         let lines = wanted.map(|file| {
-            let waits: Vec<_> =
-                file.needs.iter().filter(|need| survey.bundle(need).is_none()).map(Name::as_str).collect();
-            if !waits.is_empty() {
-                return waiting_line(file, &waits.join(" and "));
-            }
-            let mut line = survey.file_line(self.world, file);
-            if line.action == Action::Keep || line.trouble.is_some() {
-                return line;
-            }
-            let put = survey
-                .rendered(self.world, file)
-                .and_then(|text| Ok(disk::put(self.root(), file, text.as_bytes(), survey.now)?));
-            match put {
-                Ok(changed) => line.changed = changed,
-                Err(failure) => line.trouble = Some(failure.trouble()),
-            }
-            if line.changed {
-                info!(path = %file.path.display(), "{}: written: {}", file.path.display(), line.reason);
-            }
-            line
+            let line = self.file(survey, file);
+            // What is there stays, but it is not as fresh as it was to be.
+            let stale = survey.unread_lists(file).map(Failure::trouble);
+            FileLine { trouble: line.trouble.or(stale), ..line }
         });
         lines.collect()
+    }
+
+    fn file(&self, survey: &Survey, file: &File) -> FileLine {
+        let waits: Vec<_> =
+            file.needs.iter().filter(|need| survey.bundle(need).is_none()).map(Name::as_str).collect();
+        if !waits.is_empty() {
+            return waiting_line(file, &waits.join(" and "));
+        }
+        let mut line = survey.file_line(self.world, file);
+        if line.action == Action::Keep || line.trouble.is_some() {
+            return line;
+        }
+        let put = survey
+            .rendered(self.world, file)
+            .and_then(|text| Ok(disk::put(self.root(), file, text.as_bytes(), survey.now)?));
+        match put {
+            Ok(changed) => line.changed = changed,
+            Err(failure) => line.trouble = Some(failure.trouble()),
+        }
+        if line.changed {
+            info!(path = %file.path.display(), "{}: written: {}", file.path.display(), line.reason);
+        }
+        line
     }
 
     fn notes(&self, survey: &Survey) -> Vec<String> {
@@ -160,9 +167,12 @@ impl Run<'_> {
         match self.done.get(&line.name) {
             Some(Done::Obtained(reason)) => {
                 (line.action, line.reason, line.changed) = (Action::Obtain, reason.clone(), true);
+                line.usable = true;
             }
             Some(Done::Repaired(what)) => {
                 (line.action, line.reason, line.changed) = (Action::Repair, what.clone(), true);
+                // What was gone from its place is there again.
+                line.usable = true;
             }
             Some(Done::Failed(failure)) => {
                 line.trouble = Some(failure.trouble());

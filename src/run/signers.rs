@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tracing::{info, warn};
+use tracing::info;
 use zeroize::Zeroizing;
 
 use super::failure::Failure;
@@ -35,19 +35,20 @@ impl Run<'_> {
         }
     }
 
-    /// Reads a CA's revocation lists where they are wanted as a file, as often as anchors; says whether it
-    /// did. Where they cannot be read now, what is known stays.
-    pub(super) async fn learn_crl(&self, survey: &Survey, name: &Name, ask: &Ask) -> bool {
+    /// Whether a CA's revocation lists are to be read: where they are wanted as a file, as often as anchors.
+    pub(super) fn is_to_read_crl(&self, survey: &Survey, name: &Name, ask: &Ask) -> bool {
         let wanted = survey.node.certificates.values().any(|c| c.ca == *name && c.crl.is_some());
         let there = matches!(known_crl(self.root(), name), Ok(Some(_)));
-        if !wanted || there && (ask.missing || !(ask.force || self.is_old_crl(survey, name))) {
-            return false;
+        wanted && (!there || !ask.missing && (ask.force || self.is_old_crl(survey, name)))
+    }
+
+    /// Reads a CA's revocation lists if they are to be read; says whether it did. Where they cannot be read
+    /// now, what is known stays.
+    pub(super) async fn learn_crl(&self, survey: &Survey, name: &Name, ask: &Ask) -> Result<bool, Failure> {
+        match self.is_to_read_crl(survey, name, ask) {
+            true => self.fetch_crl(survey, name).await.map(|()| true),
+            false => Ok(false),
         }
-        let fetched = self.fetch_crl(survey, name).await;
-        if let Err(failure) = &fetched {
-            warn!(ca = %name, "CA {name}: {}", chain(failure));
-        }
-        fetched.is_ok()
     }
 
     fn is_old_crl(&self, survey: &Survey, name: &Name) -> bool {
@@ -126,7 +127,8 @@ impl Run<'_> {
             return;
         }
         let Some(settings) = survey.config.cas.get(name) else { return };
-        let opened = self.material(survey, name, settings).and_then(|material| {
+        let material = self.prove_clock().and_then(|()| self.material(survey, name, settings));
+        let opened = material.and_then(|material| {
             Ok(Ca::open(name, settings, material, &self.world.clock, self.deadline).map_err(Arc::new)?)
         });
         self.cas.insert(name.clone(), opened);
@@ -154,7 +156,7 @@ impl Run<'_> {
             bundles: survey
                 .verdicts
                 .iter()
-                .filter_map(|(name, v)| Some((name.clone(), v.bundle()?.clone())))
+                .filter_map(|(name, v)| Some((name.clone(), v.credential()?.clone())))
                 .collect(),
             root: self.authority(name, settings)?,
             keep: Box::new(move |secret| {

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 /// What a command that ended left behind.
 #[derive(Debug)]
@@ -53,6 +54,16 @@ impl Daemon {
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// User and system time so far, by proc_pid_stat(5): the fourteenth and fifteenth field, in hundredths of a
+    /// second.
+    pub(crate) fn cpu(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        // The second field is a name in brackets, which may hold anything.
+        let fields = stat.rsplit(") ").next().unwrap().split(' ');
+        let ticks = fields.skip(11).take(2).map(|field| field.parse::<u64>().unwrap());
+        Duration::from_millis(10 * ticks.sum::<u64>())
     }
 
     /// Everything that it has said.

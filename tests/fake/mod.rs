@@ -1,8 +1,12 @@
 //! A CA for tests that does what a real one will not: an HTTPS server on loopback that speaks enough of
-//! the Vault API, and misbehaves as told.
+//! the APIs of Vault, Puppet and cfssl, and misbehaves as told.
 
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test stops where it breaks")]
+
+pub mod bend;
+pub mod cfssl;
+mod puppet;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
@@ -11,6 +15,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use bend::{Bend, Deed, Wire};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DnType, IsCa,
@@ -22,6 +28,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
 
 pub const MOUNT: &str = "etcd/prod/pki";
 pub const ROLE: &str = "member";
@@ -60,7 +67,16 @@ pub enum Fault {
     Hang,
     HalfClosed,
     Dropped,
+    /// It does what it is asked, and hangs up.
+    Unsaid,
+    // in what a Puppet CA keeps
+    /// It takes a request in, says so, and has none.
+    Forgotten,
+    /// It signs with a new intermediate certificate.
+    Rotated,
     Status(u16, Option<String>, &'static str),
+    // in any way at all
+    Bent(Bend),
 }
 
 /// One request as the server saw it.
@@ -71,6 +87,8 @@ pub struct Seen {
     pub token: Option<String>,
     pub namespace: Option<String>,
     pub body: Value,
+    /// The body where it is no JSON.
+    pub text: String,
     pub at: Instant,
 }
 
@@ -98,7 +116,8 @@ fn key() -> KeyPair {
     KeyPair::generate().unwrap()
 }
 
-fn ca_params(name: &str) -> CertificateParams {
+/// A CA certificate as it should be.
+pub fn ca_params(name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
@@ -124,17 +143,26 @@ struct State {
     has_issuer: AtomicBool,
     has_second_root: AtomicBool,
     ahead: AtomicI64,
+    lifetime: AtomicI64,
     script: Mutex<Vec<Scripted>>,
     seen: Mutex<Vec<Seen>>,
     connections: AtomicUsize,
     tokens: Mutex<BTreeSet<String>>,
     secret_ids: Mutex<BTreeSet<String>>,
     wrappings: Mutex<BTreeMap<String, (String, String)>>,
+    /// The first certificate that was signed.
+    first: Mutex<Option<String>>,
+    puppet: puppet::Shelf,
     counter: AtomicUsize,
     stop: AtomicBool,
 }
 
 impl State {
+    /// What time it is there.
+    fn now(&self) -> OffsetDateTime {
+        OffsetDateTime::now_utc() + time::Duration::seconds(self.ahead.load(Ordering::SeqCst))
+    }
+
     fn published(&self) -> Vec<String> {
         let second = self.has_second_root.load(Ordering::SeqCst).then(|| self.other.root.pem());
         self.signing.chain().into_iter().chain(second).collect()
@@ -142,8 +170,9 @@ impl State {
 }
 
 struct Scripted {
-    path: String,
+    call: String,
     fault: Fault,
+    after: usize,
     times: usize,
 }
 
@@ -166,7 +195,9 @@ impl Fake {
         params.not_after = OffsetDateTime::now_utc() + 30 * DAY;
         let server_leaf = params.signed_by(&server_key, &tls.issuing).unwrap().der().clone();
         let config = server_config(&tls, &signing, &server_leaf, &server_key);
+        let puppet = puppet::Shelf::new(&tls);
         let state = Arc::new(State {
+            puppet,
             tls,
             server_leaf,
             signing,
@@ -174,12 +205,14 @@ impl Fake {
             has_issuer: AtomicBool::new(true),
             has_second_root: AtomicBool::new(false),
             ahead: AtomicI64::new(0),
+            lifetime: AtomicI64::new(0),
             script: Mutex::default(),
             seen: Mutex::default(),
             connections: AtomicUsize::new(0),
             tokens: Mutex::new([TOKEN.to_owned()].into()),
             secret_ids: Mutex::new([SECRET_ID.to_owned()].into()),
             wrappings: Mutex::default(),
+            first: Mutex::default(),
             counter: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
         });
@@ -212,9 +245,14 @@ impl Fake {
         &self.state.signing
     }
 
-    /// From now on every request whose path holds `path` meets the fault, so many times.
-    pub fn misbehave(&self, path: &str, fault: Fault, times: usize) {
-        self.state.script.lock().unwrap().push(Scripted { path: path.to_owned(), fault, times });
+    /// From now on every request whose method and path, `GET /v1/…`, hold `call` meets the fault, so many times.
+    pub fn misbehave(&self, call: &str, fault: Fault, times: usize) {
+        self.misbehave_after(0, call, fault, times);
+    }
+
+    /// The same from the request on that comes after so many of them.
+    pub fn misbehave_after(&self, after: usize, call: &str, fault: Fault, times: usize) {
+        self.state.script.lock().unwrap().push(Scripted { call: call.to_owned(), fault, after, times });
     }
 
     /// From now on it does its best.
@@ -230,6 +268,11 @@ impl Fake {
     /// Signs as if it were that many seconds later.
     pub fn later(&self, seconds: i64) {
         self.state.ahead.store(seconds, Ordering::SeqCst);
+    }
+
+    /// Signs for that many seconds, whatever is asked for.
+    pub fn sign_for(&self, seconds: u64) {
+        self.state.lifetime.store(i64::try_from(seconds).unwrap(), Ordering::SeqCst);
     }
 
     /// Publishes a second root beside the one that signs, as before a rotation.
@@ -287,9 +330,14 @@ impl State {
         format!("{kind}-{}", self.counter.fetch_add(1, Ordering::SeqCst))
     }
 
-    fn next_fault(&self, path: &str) -> Option<Fault> {
+    fn next_fault(&self, seen: &Seen) -> Option<Fault> {
+        let call = format!("{} {}", seen.method, seen.path);
         let mut script = self.script.lock().unwrap();
-        let scripted = script.iter_mut().find(|s| s.times > 0 && path.contains(&s.path))?;
+        let scripted = script.iter_mut().find(|s| s.times > 0 && call.contains(&s.call))?;
+        if scripted.after > 0 {
+            scripted.after -= 1;
+            return None;
+        }
         scripted.times -= 1;
         Some(scripted.fault.clone())
     }
@@ -304,6 +352,7 @@ fn server_config(
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut clients = RootCertStore::empty();
     clients.add(signing.root.der().clone()).unwrap();
+    clients.add(tls.root.der().clone()).unwrap();
     let verifier = WebPkiClientVerifier::builder_with_provider(clients.into(), provider.clone())
         .allow_unauthenticated()
         .build()
@@ -342,7 +391,7 @@ fn serve(tcp: TcpStream, config: Arc<ServerConfig>, state: &State) -> io::Result
     let mut stream = StreamOwned::new(connection, tcp);
     while let Some(seen) = read_request(&mut stream)? {
         state.seen.lock().unwrap().push(seen.clone());
-        let fault = state.next_fault(&seen.path);
+        let fault = state.next_fault(&seen);
         if !answer(&mut stream, state, &seen, fault)? {
             return Ok(());
         }
@@ -375,6 +424,7 @@ fn read_request(stream: &mut Stream) -> io::Result<Option<Seen>> {
         token: headers.get("x-vault-token").cloned(),
         namespace: headers.get("x-vault-namespace").cloned(),
         body: serde_json::from_slice(&body).unwrap_or(Value::Null),
+        text: String::from_utf8_lossy(&body).into_owned(),
         at: Instant::now(),
     }))
 }
@@ -382,32 +432,69 @@ fn read_request(stream: &mut Stream) -> io::Result<Option<Seen>> {
 /// Answers; false where the connection is to end.
 fn answer(stream: &mut Stream, state: &State, seen: &Seen, fault: Option<Fault>) -> io::Result<bool> {
     match fault {
-        Some(Fault::Html200) => write(stream, 200, "text/html", "", b"<html><b>Please log in</b></html>"),
-        Some(Fault::Empty204) => write(stream, 204, "", "", b""),
-        Some(Fault::HugeBody) => write(stream, 200, "application/json", "", &vec![b' '; 10 << 20]),
+        Some(Fault::Html200) => {
+            write(stream, state.now(), 200, "text/html", "", b"<html><b>Please log in</b></html>")
+        }
+        Some(Fault::Empty204) => write(stream, state.now(), 204, "", "", b""),
+        Some(Fault::HugeBody) => {
+            write(stream, state.now(), 200, "application/json", "", &vec![b' '; 10 << 20])
+        }
         Some(Fault::EndlessBody) => endless(stream, state),
-        Some(Fault::Redirect(to)) => write(stream, 307, "", &format!("Location: {to}\r\n"), b""),
+        Some(Fault::Redirect(to)) => write(stream, state.now(), 307, "", &format!("Location: {to}\r\n"), b""),
         Some(Fault::Hang) => hang(state),
         Some(Fault::HalfClosed) => half_close(stream),
         Some(Fault::Dropped) => Ok(false),
         Some(Fault::Status(code, retry_after, error)) => {
             let header = retry_after.map(|after| format!("Retry-After: {after}\r\n")).unwrap_or_default();
             let body = json!({ "errors": [error] }).to_string();
-            write(stream, code, "application/json", &header, body.as_bytes())
+            write(stream, state.now(), code, "application/json", &header, body.as_bytes())
         }
         fault => {
             let peer = stream.conn.peer_certificates().is_some();
-            let (code, body) = route(state, seen, peer, fault.as_ref());
+            let (code, body) = match seen.path.strip_prefix("/puppet-ca/v1/") {
+                Some(path) => puppet::route(state, seen, path, peer, fault.as_ref()),
+                None => route(state, seen, peer, fault.as_ref()),
+            };
+            if fault == Some(Fault::Unsaid) {
+                return Ok(false);
+            }
+            if let Some(Fault::Bent(Bend { deed, .. })) = &fault {
+                return bent(stream, state, *deed, code, &body);
+            }
             let kind = if body.starts_with('{') { "application/json" } else { "application/pkix-cert" };
-            write(stream, code, kind, "", body.as_bytes())
+            write(stream, state.now(), code, kind, "", body.as_bytes())
         }
     }
 }
 
-fn write(stream: &mut Stream, code: u16, kind: &str, headers: &str, body: &[u8]) -> io::Result<bool> {
+/// Says an honest answer in a bent way.
+fn bent(stream: &mut Stream, state: &State, deed: Deed, code: u16, body: &str) -> io::Result<bool> {
+    match deed {
+        Deed::Signed(_) | Deed::Pems(_) => {
+            write(stream, state.now(), code, "text/plain", "", body.as_bytes())
+        }
+        Deed::Body(bend) => write(stream, state.now(), code, "text/plain", "", &bend(body)),
+        Deed::Spoken(speak) => {
+            let mut wire = Wire { stream, state };
+            speak(&mut wire, code, body)?;
+            wire.linger();
+            Ok(false)
+        }
+    }
+}
+
+fn write(
+    stream: &mut Stream,
+    date: OffsetDateTime,
+    code: u16,
+    kind: &str,
+    headers: &str,
+    body: &[u8],
+) -> io::Result<bool> {
     let kind = if kind.is_empty() { String::new() } else { format!("Content-Type: {kind}\r\n") };
+    let date = date.format(&Rfc2822).unwrap().replace("+0000", "GMT");
     let length = if code == 204 { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
-    write!(stream, "HTTP/1.1 {code} X\r\n{kind}{headers}{length}\r\n")?;
+    write!(stream, "HTTP/1.1 {code} X\r\nDate: {date}\r\n{kind}{headers}{length}\r\n")?;
     stream.write_all(body)?;
     stream.flush()?;
     Ok(true)
@@ -452,6 +539,13 @@ fn refuse(code: u16, error: &str) -> (u16, String) {
 }
 
 fn route(state: &State, seen: &Seen, peer: bool, fault: Option<&Fault>) -> (u16, String) {
+    let bend = match fault {
+        Some(Fault::Bent(bend)) => Some(*bend),
+        _ => None,
+    };
+    if let Some(path) = seen.path.strip_prefix("/api/v1/cfssl/") {
+        return cfssl::route(state, seen, path, bend);
+    }
     let Some(path) = seen.path.strip_prefix("/v1/") else { return refuse(404, "no such path") };
     match path {
         "auth/approle/login" => {
@@ -518,28 +612,43 @@ fn sign(state: &State, path: &str, body: &Value, fault: Option<&Fault>) -> (u16,
         return refuse(400, "csr contains no data");
     };
     let mut request = CertificateSigningRequestParams::from_der(&der).expect("the CSR is good");
-    let now = OffsetDateTime::now_utc() + time::Duration::seconds(state.ahead.load(Ordering::SeqCst));
     let asked = body["ttl"].as_str().and_then(|ttl| ttl.strip_suffix('s')?.parse().ok());
-    request.params.not_before = now - time::Duration::seconds(30);
-    request.params.not_after = now + asked.map_or(30 * DAY, time::Duration::seconds);
-    request.params.use_authority_key_identifier_extension = true;
-    request.params.serial_number =
-        Some(u64::try_from(1000 + state.counter.fetch_add(1, Ordering::SeqCst)).unwrap().into());
+    let asked = Some(state.lifetime.load(Ordering::SeqCst)).filter(|&given| given > 0).or(asked);
+    complete(state, &mut request.params, asked.map(time::Duration::seconds));
     distort(&mut request.params, fault);
     let pki = if fault == Some(&Fault::OtherCa) { &state.other } else { &state.signing };
+    if let Some(Fault::Bent(bend)) = fault {
+        return said(&bend::signed(state, request, pki, pki.chain(), Some(*bend)));
+    }
     let signed = match fault {
         Some(Fault::WrongKey) => request.params.signed_by(&key(), &pki.issuing),
         _ => request.signed_by(&pki.issuing),
     };
-    let mut certificate = signed.unwrap().pem().trim_end().to_owned();
+    let mut certificate = signed.unwrap().pem();
+    state.first.lock().unwrap().get_or_insert_with(|| certificate.clone());
     match fault {
         Some(Fault::TruncatedPem) => certificate.truncate(certificate.len() / 2),
         Some(Fault::NotPem) => certificate = "certificate".to_owned(),
         _ => {}
     }
-    let chain: Vec<_> = pki.chain().iter().map(|pem| pem.trim_end().to_owned()).collect();
-    let data = json!({ "certificate": certificate, "issuing_ca": chain[0], "ca_chain": chain });
+    said(&[vec![certificate], pki.chain()].concat())
+}
+
+/// Vault's way to say a chain; its PEM ends without a newline.
+fn said(chain: &[String]) -> (u16, String) {
+    let chain: Vec<_> = chain.iter().map(|pem| pem.trim_end()).collect();
+    let data = json!({ "certificate": chain[0], "issuing_ca": chain.get(1), "ca_chain": chain[1..] });
     (200, json!({ "data": data, "warnings": null }).to_string())
+}
+
+/// Dates, a serial number and the like, which a request does not have.
+fn complete(state: &State, params: &mut CertificateParams, ttl: Option<time::Duration>) {
+    let now = state.now();
+    params.not_before = now - time::Duration::seconds(30);
+    params.not_after = now + ttl.unwrap_or(30 * DAY);
+    params.use_authority_key_identifier_extension = true;
+    params.serial_number =
+        Some(u64::try_from(1000 + state.counter.fetch_add(1, Ordering::SeqCst)).unwrap().into());
 }
 
 fn distort(params: &mut CertificateParams, fault: Option<&Fault>) {

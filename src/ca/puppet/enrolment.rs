@@ -74,8 +74,7 @@ impl Enrolment<'_> {
         } else if has("revoked") {
             Err(self.taken(REVOKED))
         } else if has("signed") {
-            let vanished = || self.known.wire.bad_answer(&answer.url, &call, VANISHED.to_owned());
-            self.there().await?.map(State::Signed).ok_or_else(vanished)
+            self.there().await?.map(State::Signed).ok_or_else(|| self.taken(VANISHED))
         } else {
             Err(self.puppet.refused(&call, &answer))
         }
@@ -96,7 +95,10 @@ impl Enrolment<'_> {
             return Err(self
                 .taken(format!("the CA holds an earlier request for {theirs}, and now {ours} are wanted")));
         }
-        Ok(State::Wait)
+        match stored.says_same(ours) {
+            true => Ok(State::Wait),
+            false => Err(self.taken("the CA holds an earlier request with other `extensions`")),
+        }
     }
 
     /// Polls until a person or the policy has signed.
@@ -156,8 +158,15 @@ impl Enrolment<'_> {
 
     fn waits(&self, stored: &Csr) -> String {
         let name = self.certname();
+        // The server takes no second request under a name, and its policy looks once: when one comes in.
+        let earlier = match stored.is_same(self.request.csr) {
+            true => String::new(),
+            false => format!(
+                ". It was stored with other `attributes` than the configuration has now, which no policy will see before it is taken out with `puppetserver ca clean --certname {name}`"
+            ),
+        };
         format!(
-            "{name} waits for a signature: compare (SHA256) {} with `puppetserver ca list` on the CA's server, sign it there with `puppetserver ca sign --certname {name}`; the next run goes on with this request",
+            "{name} waits for a signature: compare (SHA256) {} with `puppetserver ca list` on the CA's server, sign it there with `puppetserver ca sign --certname {name}`; the next run goes on with this request{earlier}",
             fingerprint(stored)
         )
     }
@@ -182,7 +191,7 @@ impl Enrolment<'_> {
 }
 
 pub(super) const REVOKED: &str = "the certificate that the CA holds is revoked";
-const VANISHED: &str = "it speaks of a signed certificate that is not there";
+const VANISHED: &str = "the CA speaks of a signed certificate that it does not have";
 
 /// The names that are wanted and that a certificate lacks.
 pub(super) fn lacking(leaf: &Leaf, wanted: &Identity) -> Option<String> {

@@ -1,15 +1,17 @@
 //! Whether the CA has revoked what it still serves.
 
 use super::{CaError, Known, Puppet};
-use crate::trust::revokes;
+use crate::trust::{proven, revokes};
 
 impl Puppet {
-    /// The revocation lists that the CA publishes, PEM: one for each of its certificates.
+    /// The revocation lists that the CA publishes, PEM: one for each of its certificates. They are held
+    /// against these, for a consumer that reads another's, or one that has ended, refuses everyone.
     pub(super) async fn revocations(&self, known: &Known) -> Result<String, CaError> {
         let call = self.call("read its revocation list", "certificate_revocation_list/ca");
         let answer = self.checked(&known.wire, &call).await?;
-        String::from_utf8(answer.body)
-            .map_err(|_| known.wire.bad_answer(&answer.url, &call, "it is not text".to_owned()))
+        let lists = String::from_utf8_lossy(&answer.body);
+        proven(&lists, &known.bundle, self.clock.now())
+            .map_err(|why| known.wire.bad_answer(&answer.url, &call, why))
     }
 
     pub(super) async fn is_revoked(&self, known: &Known, leaf: &[u8]) -> Result<bool, CaError> {
