@@ -20,6 +20,7 @@ use std::io::{ErrorKind, Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use crate::certificate::Owner;
+use crate::node::Node;
 use crate::root::{Ids, Root, RootError};
 
 pub use commit::{commit, prove_writable};
@@ -148,6 +149,14 @@ fn read_holder(file: &mut File) -> Option<String> {
     let mut text = String::new();
     file.take(20).read_to_string(&mut text).ok()?;
     Some(text.strip_suffix('\n')?.trim().to_owned())
+}
+
+/// Says which users besides root may own the directories that files are put into: those that own some.
+pub fn admit(root: &Root, node: &Node) {
+    let certificates = node.certificates.values().map(|certificate| &certificate.place.owner);
+    let owners = certificates.chain(node.files.iter().map(|file| &file.owner));
+    // One who is not there yet owns nothing, and is the trouble of what is to be his.
+    root.admit(owners.filter_map(|owner| ids(root, owner).ok().flatten()));
 }
 
 fn ids(root: &Root, owner: &Owner) -> Result<Option<Ids>, DiskError> {

@@ -102,6 +102,7 @@ async fn bring(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
     let mut survey = survey(world, ask.force)?;
     let asked = survey.asked(&ask.only)?;
     let mut run = Run::new(world, deadline, &ask.stop);
+    disk::admit(&world.root, &survey.node);
     if lock.was_left() {
         run.clear_up(&survey).map_err(Error::Disk)?;
     }
