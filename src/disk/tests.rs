@@ -35,6 +35,8 @@ struct Site {
 fn site() -> Site {
     let temp = TempDir::new().unwrap();
     fs::create_dir(temp.path().join("etc")).unwrap();
+    // Whatever the umask: root does not write where others can.
+    fs::set_permissions(temp.path().join("etc"), PermissionsExt::from_mode(0o755)).unwrap();
     fs::write(temp.path().join("etc/passwd"), "root:x:0:0::/:\netcd:x:4242:4343::/:/bin/false\n").unwrap();
     fs::write(temp.path().join("etc/group"), "root:x:0:\npki:x:4444:etcd\n").unwrap();
     Site { root: Root::open(temp.path()).unwrap(), temp }

@@ -112,6 +112,9 @@ impl Dir {
     /// umask is the whole process's, and nothing beside us makes files by it.
     fn mkdir(&self, name: &Path, mode: u32) -> nix::Result<()> {
         let mode = Mode::from_bits_truncate(mode);
+        if mode == Mode::S_IRWXU {
+            return mkdirat(&self.fd, name, mode);
+        }
         let before = umask(Mode::all().difference(mode));
         let made = mkdirat(&self.fd, name, mode);
         umask(before);
