@@ -7,6 +7,7 @@
 
 // Each test target includes the whole bed and uses its own part of it.
 #![allow(dead_code, unused_imports)]
+#![allow(clippy::print_stderr, reason = "figures of a test that passes")]
 
 mod etcd;
 mod fleet;
