@@ -6,6 +6,8 @@ use reqwest::Url;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use serde_json::Value;
 
+use crate::setting::is_shown;
+
 /// What is shown of a server's own words, in characters.
 const MAX_SAID: usize = 300;
 
@@ -80,7 +82,7 @@ pub fn said(body: &[u8]) -> String {
 
 /// Text of others, fit for a log: no control characters, one line, not long.
 pub(super) fn one_line(text: &str) -> String {
-    let spaced: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let spaced: String = text.chars().map(|c| if is_shown(c) { c } else { ' ' }).collect();
     let words = spaced.split_whitespace().collect::<Vec<_>>().join(" ");
     match words.char_indices().nth(MAX_SAID) {
         Some((end, _)) => format!("{}…", &words[..end]),

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 
 use super::text::{retry_after, root_cause, said};
-use super::tls::{Distrust, Trust, alert, client_config};
+use super::tls::{Distrust, Trust, alert, client_config, lack};
 use super::{Backoff, CaError, Deadline, Server};
 use crate::bundle::Bundle;
 use crate::clock::Clock;
@@ -215,7 +215,14 @@ impl Wire {
             None if error.is_timeout() && !error.is_connect() => {
                 Trouble::Later { why: format!("no answer in {:.1} s", patience.as_secs_f64()), after: None }
             }
-            None => Trouble::Later { why: root_cause(error), after: None },
+            None => match lack(error) {
+                Some(lack) => Trouble::Final(CaError::Untrusted {
+                    ca: self.ca.clone(),
+                    url: url.to_owned(),
+                    why: format!("{}; {lack}", root_cause(error)),
+                }),
+                None => Trouble::Later { why: root_cause(error), after: None },
+            },
         }
     }
 

@@ -13,6 +13,9 @@ use crate::ca::text::one_line;
 use crate::ca::wire::{Body, Wire};
 use crate::setting::Secret;
 
+/// Bytes; those of Vault have about a hundred, batch tokens some hundreds.
+const MAX_TOKEN: usize = 8 * 1024;
+
 /// What we are known by for the rest of the run.
 #[derive(Debug, Clone)]
 pub(super) struct Token {
@@ -198,7 +201,12 @@ impl Vault {
         call.body = Some(Body::Json(body));
         let answer = self.checked(wire, &call).await?;
         let login: Login = self.read(&answer, &call)?;
-        Ok(Token { secret: Secret::new(&login.auth.client_token), ours: true })
+        let secret = Secret::new(&login.auth.client_token);
+        let length = secret.expose().len();
+        if length == 0 || length > MAX_TOKEN || self.header(&secret).is_err() {
+            return Err(self.bad(&answer, &call, "the token in it is none"));
+        }
+        Ok(Token { secret, ours: true })
     }
 }
 
