@@ -21,7 +21,7 @@ pub(crate) use etcd::{Etcd, EtcdRelease, Member};
 pub(crate) use host::{Host, Outcome};
 pub(crate) use kubernetes::Kubernetes;
 pub(crate) use lan::{Lan, Netns};
-pub(crate) use openbao::{Login, Openbao, Pki};
+pub(crate) use openbao::{Login, NAME, Openbao, Pki};
 pub(crate) use process::{Daemon, Ended, ended, must};
 pub(crate) use puppet::{Autosign, PuppetConfig, PuppetRelease, Puppetserver, fingerprint};
 pub(crate) use x509::{Authority, Inspected, ServerCertificate, blocks, inspect};
