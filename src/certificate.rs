@@ -4,10 +4,11 @@
 //! table of that name overrides single keys of it.
 
 mod reading;
+mod timer;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 
@@ -18,6 +19,7 @@ use crate::setting::{At, Fault, Mode, Name, Scope, Span, Template};
 use crate::trust::Pin;
 
 use reading::Reading;
+pub use timer::{INTERVAL, too_short};
 
 /// `[certificate.NAME]`. What is absent has a default, or comes from the component.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -37,7 +39,7 @@ pub struct Settings {
     pub usages: Option<At<BTreeSet<Usage>>>,
     pub key: Option<KeyKind>,
     pub rotate_key: Option<bool>,
-    pub ttl: Option<Span>,
+    pub ttl: Option<At<Span>>,
     pub renew_at: Option<At<f64>>,
     pub directory: Option<At<PathBuf>>,
     pub files: Option<At<Names>>,
@@ -108,6 +110,8 @@ pub struct Certificate {
     pub renew_at: f64,
     /// This host's place in [`SPLAY`], from 0 to 1.
     pub splay: f64,
+    /// How often the timer runs.
+    pub interval: Duration,
     /// Where its files lie.
     pub place: Place,
     /// The trust file that goes with it.
@@ -175,9 +179,13 @@ impl Place {
 }
 
 impl Certificate {
-    /// When a certificate of this configuration is to be renewed.
+    /// When a certificate of this configuration is to be renewed: after a part of its lifetime, and no later
+    /// than two runs of the timer before its end, for one of them may fail. Where that is nearly the whole of
+    /// it, after a third, so that a run does not ask again for what the last one got.
     pub fn due_at(&self, leaf: &Leaf) -> SystemTime {
-        leaf.not_before + leaf.lifetime().mul_f64((self.renew_at - SPLAY * self.splay).max(0.0))
+        let lifetime = leaf.lifetime();
+        let last = lifetime.saturating_sub(2 * self.interval).max(lifetime / 3);
+        leaf.not_before + lifetime.mul_f64((self.renew_at - SPLAY * self.splay).max(0.0)).min(last)
     }
 }
 
@@ -267,6 +275,7 @@ impl Settings {
                 renew_at,
                 ssldir: self.ssldir.as_ref().map(|ssldir| ssldir.get_ref().clone()),
                 splay: splay(scope, name),
+                interval: INTERVAL,
                 trust: self.trust_path(&place.directory),
                 crl: self
                     .files

@@ -31,8 +31,8 @@ pub struct Global {
     /// The directory below which every path of the configuration lies
     #[arg(long, global = true, value_name = "DIR", default_value = "/")]
     pub root: PathBuf,
-    /// How to print the answer
-    #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
+    /// How to print the answer: text or json
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text, hide_possible_values = true)]
     pub format: Format,
     /// Log more; twice: everything
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
@@ -89,6 +89,27 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         textfile: Option<PathBuf>,
     },
+    /// Have the CAs revoke held certificates; the next run gets others, with new keys
+    Revoke {
+        /// Certificates, or components for all of theirs
+        #[arg(value_name = "NAME", value_parser = Name::new, required = true)]
+        names: Vec<Name>,
+        /// How long to try before giving up for now, such as 90s or 10m
+        #[arg(long, value_name = "TIME", default_value = "1m", value_parser = parse_duration)]
+        deadline: Duration,
+    },
+    /// Take this host out of service: erase its keys, secrets and state, and let no run bring them back
+    Decommission {
+        /// This host's own name, so that it is meant
+        #[arg(value_name = "HOSTNAME")]
+        host: String,
+        /// Have the CAs revoke its certificates first; if one cannot be asked, nothing is erased
+        #[arg(long)]
+        revoke: bool,
+        /// How long to try before giving up for now, such as 90s or 10m
+        #[arg(long, value_name = "TIME", default_value = "1m", value_parser = parse_duration)]
+        deadline: Duration,
+    },
     /// Show what was detected of this host, from where, and what was left out and why
     Facts,
     /// Fetch a CA's certificates without trusting them and print the lines for the configuration
@@ -99,8 +120,16 @@ pub enum Command {
     /// Print the completions of a shell
     Completions {
         /// bash, zsh, fish, elvish or powershell
+        #[arg(hide_possible_values = true)]
         shell: clap_complete::Shell,
     },
-    /// Print the man page nodecert(1)
-    Man,
+    /// Print a man page, or write all of them
+    Man {
+        /// nodecert, nodecert-run and so on, or nodecert.toml
+        #[arg(value_name = "PAGE", default_value = "nodecert")]
+        page: String,
+        /// Write every page into this directory, as PAGE.SECTION
+        #[arg(long, value_name = "DIR", conflicts_with = "page")]
+        directory: Option<PathBuf>,
+    },
 }

@@ -22,9 +22,11 @@ use crate::keepsake::Keepsake;
 use crate::setting::{At, Fault, Mode, Name, Scope, Template};
 
 pub mod admin;
+pub mod encryption;
 pub mod etcd;
 pub mod etcd_client;
 mod flags;
+pub mod generate;
 pub mod kube_apiserver;
 pub mod kube_controller_manager;
 pub mod kube_proxy;
@@ -34,6 +36,7 @@ pub mod kubelet;
 pub mod service_account;
 pub mod shared;
 pub mod static_pod;
+pub mod tokens;
 
 /// The tables of the components, as they stand in the configuration.
 #[derive(Debug, Default, Deserialize)]
@@ -52,6 +55,12 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// What the members of `[etcd]` are dialled at, in the order of their names.
+    pub fn members(&self) -> Vec<&str> {
+        let cluster = self.etcd.iter().flat_map(|etcd| etcd.get_ref().cluster.get_ref().values());
+        cluster.map(String::as_str).collect()
+    }
+
     /// Every table that can be there, by its name.
     fn rows(&self) -> Vec<(&'static str, Vec<Table<'_>>)> {
         let clients = self.etcd_client.iter().map(|(name, settings)| table(name.as_str(), settings));
@@ -123,8 +132,24 @@ pub trait Component {
         Ok(Vec::new())
     }
 
+    /// The cluster that this host is a member of, and that [`Deed::InTurn`] has in mind.
+    fn cluster(&self, _: Surroundings<'_>) -> Option<Cluster> {
+        None
+    }
+
     /// The files it reads, once its certificates are known as they came out.
     fn files(&self, around: Surroundings<'_>, expanded: &Expanded) -> Result<Vec<File>, Vec<Fault>>;
+}
+
+/// An etcd cluster, as one of its members sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cluster {
+    /// The certificate that this host shows to the other members.
+    pub certificate: Name,
+    /// This host's own name there.
+    pub own: String,
+    /// Every member's name, and the URLs at which clients may find it, the best first.
+    pub members: BTreeMap<String, Vec<String>>,
 }
 
 /// What a component looks at to say what it needs.
@@ -142,6 +167,8 @@ pub struct Surroundings<'a> {
     pub keeping: &'a BTreeSet<Name>,
     /// The certificates that have a table of their own.
     pub tables: &'a BTreeSet<Name>,
+    /// What the members of `[etcd]` are dialled at, in the order of their names.
+    pub members: &'a [&'a str],
 }
 
 /// The certificates a component needs, by name.
@@ -288,6 +315,7 @@ fn open_file(file_name: &str, at: &str, content: Content, needs: &[Name], replac
         owner: certificate::Owner::default(),
         mode: Mode(0o644),
         replace,
+        quiet: None,
         // A drop-in is of no use before systemd has read it.
         deeds: if at.starts_with("/etc/systemd/") { vec![Deed::DaemonReload] } else { Vec::new() },
     }

@@ -3,6 +3,7 @@
 //! without a moment in which a reader meets half of it.
 
 mod commit;
+mod erase;
 mod held;
 mod outside;
 mod plain;
@@ -10,12 +11,13 @@ mod prune;
 mod repair;
 mod secret;
 mod state;
+mod sweep;
 #[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "a test damages files and starts processes")]
 mod tests;
 
 use std::fs::{File, TryLockError};
-use std::io::{Read as _, Seek as _, Write as _};
+use std::io::{ErrorKind, Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,12 +25,16 @@ use crate::certificate::Owner;
 use crate::root::{Ids, Root, RootError};
 
 pub use commit::{commit, prove_writable};
+pub use erase::{erase, erase_state, wipe};
 pub use held::held;
 pub use outside::{present, put_outside, read_outside};
 pub use plain::{ABSENT, differs, list_dropins, put, read_text, trust_is, widen};
 pub use repair::{drift, repair};
-pub use secret::secret;
-pub use state::{drop_pending, drop_state, keep_pending, keep_state, pending, read_key, read_state};
+pub use secret::{copies, secret};
+pub use state::{
+    STATE, drop_pending, drop_state, keep_pending, keep_state, pending, prove_state, read_key, read_state,
+};
+pub use sweep::sweep;
 
 /// Certificates, keys, trust and rendered files: more than any has.
 const LIMIT: usize = 1024 * 1024;
@@ -81,6 +87,12 @@ impl DiskError {
     pub fn is_temporary(&self) -> bool {
         matches!(self, Self::Locked { .. } | Self::Root(RootError::NoUser { .. }))
     }
+
+    /// Whether the disk failed, which says nothing about what is on it; being refused does.
+    pub fn is_failure(&self) -> bool {
+        let Self::Root(RootError::Io { source, .. }) = self else { return false };
+        source.kind() != ErrorKind::PermissionDenied
+    }
 }
 
 fn holder(pid: Option<&u32>) -> String {
@@ -90,7 +102,21 @@ fn holder(pid: Option<&u32>) -> String {
 /// The right to write; given back when dropped, and by the kernel when the process dies.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
+    left: bool,
+}
+
+impl Lock {
+    /// Whether the run before did not come to its end, as far as is known: after a boot it is not.
+    pub fn was_left(&self) -> bool {
+        self.left
+    }
+
+    /// Gives it back, and says for the next run that this one came to its end.
+    pub fn release(mut self) {
+        // Else the next run looks for what this one might have left, and finds nothing.
+        write_holder(&mut self.file, "").ok();
+    }
 }
 
 /// Takes the lock below the root, and waits for it that long in short sleeps.
@@ -105,28 +131,33 @@ pub fn lock(root: &Root, wait: Duration) -> Result<Lock, DiskError> {
             Ok(()) => break,
             Err(TryLockError::Error(source)) => return Err(failed(source).into()),
             Err(TryLockError::WouldBlock) if waited >= wait => {
-                return Err(DiskError::Locked { path: dir.shown(name), pid: read_pid(&mut file) });
+                return Err(DiskError::Locked {
+                    path: dir.shown(name),
+                    pid: read_holder(&mut file).and_then(|pid| pid.parse().ok()),
+                });
             }
             Err(TryLockError::WouldBlock) => std::thread::sleep(STEP.min(wait - waited)),
         }
         waited += STEP;
     }
-    // Only for the message of whoever waits: no reason to fail.
-    write_pid(&mut file).ok();
-    Ok(Lock { _file: file })
+    let left = read_holder(&mut file).is_none_or(|holder| !holder.is_empty());
+    // For the message of whoever waits, and for the next run: no reason to fail.
+    write_holder(&mut file, &std::process::id().to_string()).ok();
+    Ok(Lock { file, left })
 }
 
 /// Always as wide as the longest number: over an older one nothing has to be cut off, which ext4 takes
 /// longer for than a whole run without work.
-fn write_pid(file: &mut File) -> std::io::Result<()> {
+fn write_holder(file: &mut File, holder: &str) -> std::io::Result<()> {
     file.rewind()?;
-    file.write_all(format!("{:>10}\n", std::process::id()).as_bytes())
+    file.write_all(format!("{holder:>10}\n").as_bytes())
 }
 
-fn read_pid(file: &mut File) -> Option<u32> {
+/// Who holds it, empty once it was given back; `None` in a new file.
+fn read_holder(file: &mut File) -> Option<String> {
     let mut text = String::new();
     file.take(20).read_to_string(&mut text).ok()?;
-    text.trim().parse().ok()
+    Some(text.strip_suffix('\n')?.trim().to_owned())
 }
 
 fn ids(root: &Root, owner: &Owner) -> Result<Option<Ids>, DiskError> {

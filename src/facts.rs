@@ -33,6 +33,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::setting::Span;
+
 pub use cidr::Cidr;
 pub use describe::describe;
 pub use host::{Host, Interface, Sources};
@@ -53,6 +55,17 @@ pub struct Settings {
     pub interfaces: Vec<String>,
     /// Networks whose addresses are never detected. `addresses` is not subject to it.
     pub exclude: Vec<Cidr>,
+    /// How often the timer runs on this host; as it is shipped, where this says nothing.
+    pub interval: Option<Span>,
+    /// How long changed names and addresses must hold before certificates follow them.
+    pub settle: Option<Span>,
+}
+
+impl Settings {
+    /// Whether addresses are to be detected.
+    pub(crate) fn detects(&self) -> bool {
+        self.addresses.is_empty()
+    }
 }
 
 /// A value and where it was found.

@@ -46,6 +46,8 @@ pub struct File {
     pub replace: bool,
     /// What is done when it changed.
     pub deeds: Vec<Deed>,
+    /// How lines begin of which no one need be told.
+    pub quiet: Option<&'static str>,
 }
 
 /// A part of a certificate.
@@ -68,10 +70,39 @@ pub enum Content {
     Env(Vec<(String, String)>),
     /// A text, such as a unit's drop-in.
     Text(String),
+    /// A text in a form that knows no comments.
+    Bare(String),
+    /// Another content, in which each of these stands in the place of its mark.
+    Filled(Box<Content>, Vec<Fill>),
     /// A part of a certificate, for a place of its own.
     Part(Name, Part),
     /// The revocation list of a CA.
     Crl(Name),
     /// A template of the user's.
     Template(PathBuf),
+}
+
+/// What is known only when a file is written, and must not be shown before.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fill {
+    /// A keepsake that is a text, as it is.
+    Keepsake(Name),
+    /// The private key of a certificate, base64 of its PEM.
+    Key(Name),
+    /// A certificate and what stands between it and the anchors, the same.
+    Cert(Name),
+    /// What a trust file holds, the same.
+    Trust(PathBuf),
+}
+
+impl Fill {
+    /// What stands in its place until then.
+    pub fn mark(&self) -> String {
+        match self {
+            Self::Keepsake(name) => format!("<keepsake {name}>"),
+            Self::Key(name) => format!("<key of {name}>"),
+            Self::Cert(name) => format!("<certificate {name}>"),
+            Self::Trust(path) => format!("<{}>", path.display()),
+        }
+    }
 }

@@ -38,6 +38,9 @@ pub enum KeyError {
     /// The text holds no request that can be read.
     #[error("no usable certificate request")]
     BadRequest,
+    /// The kernel gave no random bytes.
+    #[error("the kernel gives no random bytes")]
+    Entropy,
 }
 
 /// A private key. It cannot be cloned or shown; its memory is wiped when it is dropped.
@@ -77,7 +80,10 @@ impl Key {
     /// Reads a key and keeps its text as it is: a SEC1 key written anew would be mislabelled.
     pub fn parse(pem: &str) -> Result<Self, KeyError> {
         let der = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| KeyError::Unreadable)?;
-        let pair = KeyPair::try_from(&der).map_err(|_| KeyError::Unreadable)?;
+        // The kind that almost every key is; otherwise rcgen would try one kind after the other from the start.
+        let pair = KeyPair::from_der_and_sign_algo(&der, &rcgen::PKCS_ECDSA_P256_SHA256)
+            .or_else(|_| KeyPair::try_from(&der))
+            .map_err(|_| KeyError::Unreadable)?;
         Ok(Self { pair, pem: Zeroizing::new(pem.to_owned()) })
     }
 
@@ -101,6 +107,13 @@ impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Key(..)")
     }
+}
+
+/// Random bytes.
+pub fn random(number: usize) -> Result<Zeroizing<Vec<u8>>, KeyError> {
+    let mut bytes = Zeroizing::new(vec![0; number]);
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| KeyError::Entropy)?;
+    Ok(bytes)
 }
 
 /// How many organizations a request can carry.

@@ -6,9 +6,11 @@
 //! | room | does |
 //! |---|---|
 //! | [`cli`] | \[pure\] the command line, which also feeds the man page and completions |
+//! | [`man`] | \[pure\] the manual, from the command line and the reference |
 //! | [`run`](mod@run) | **the flow**: survey, obtain, commit, render, report |
 //! | [`disk`] | \[I/O: files\] lock, held pairs, pending requests, the commit, trust and rendered files, state |
 //! | [`hooks`] | \[I/O: processes\] what is started: an argv, never a shell |
+//! | [`quorum`] | \[I/O: net\] whether a member of an etcd cluster may restart now: the others' health, the cluster's lock |
 //! | [`report`] | \[pure\] text, JSON, metrics and exit codes |
 //! | [`render`] | \[pure\] YAML, environment files and templates |
 //! | [`plan`] | \[pure\] verdicts, a chain of checks with reasons |
@@ -16,10 +18,11 @@
 //! | [`config`] | \[pure\] TOML texts to the configuration; every fault at once |
 //! | [`ca`] | \[I/O: net\] the CAs: settings, deadline, backoff, failover; one file a protocol in `ca/` |
 //! | [`component`] | \[pure\] etcd, kubelet …: one file a component |
-//! | [`keepsake`] | \[pure\] what is made once and then kept: a key that no one signs |
+//! | [`keepsake`] | \[entropy\] what is made once and then kept: a key that no one signs, a token |
 //! | [`file`](mod@file) | \[pure\] one rendered file that is wanted |
 //! | [`certificate`] | \[pure\] one certificate that is wanted: what it says, where it lies, whose it is |
 //! | [`deed`] | \[pure\] who is told of a change, and how |
+//! | [`https`] | \[I/O: net\] one HTTPS client for all: whom it trusts, bounded in time and size |
 //! | [`bundle`] | \[pure\] pairs, the judge, bundles |
 //! | [`trust`] | \[pure\] anchors and pins |
 //! | [`key`] | \[entropy\] keys, requests, pending requests |
@@ -41,11 +44,14 @@ pub mod disk;
 pub mod facts;
 pub mod file;
 pub mod hooks;
+pub mod https;
 pub mod identity;
 pub mod keepsake;
 pub mod key;
+pub mod man;
 pub mod node;
 pub mod plan;
+pub mod quorum;
 pub mod render;
 pub mod report;
 pub mod root;

@@ -1,6 +1,7 @@
 //! Arguments, logging, runtime, the world, exit code and sd_notify; nothing else.
 
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use nodecert::ca;
 use nodecert::cli::{Cli, Command, Format};
 use nodecert::clock::Clock;
 use nodecert::facts::{self, Host};
+use nodecert::man;
 use nodecert::report::{Action, Exit, Report};
 use nodecert::root::Root;
 use nodecert::run::{self, Ask, Error, World};
@@ -44,11 +46,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// No core file and no debugger of the same user shall see a key: core(5), prctl(2) PR_SET_DUMPABLE.
+/// No core file and no debugger of the same user shall see a key: core(5), prctl(2) PR_SET_DUMPABLE. And no
+/// strange umask decides what others find.
 fn seal() {
     // Where a sandbox forbids it, the unit's LimitCORE=0 stands.
     let _ = nix::sys::prctl::set_dumpable(false);
     let _ = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0);
+    // systemd's own default, whoever starts us: what a crash leaves between mkdir(2) and fchmod(2) can be entered.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
 }
 
 fn answer(cli: &Cli, live: bool) -> Result<u8, Error> {
@@ -70,9 +75,19 @@ fn answer(cli: &Cli, live: bool) -> Result<u8, Error> {
             let survey = run::survey(&world, false)?;
             let report = run::status(&survey, &world, names)?;
             if let Some(path) = textfile {
-                run::publish(path, &report.metrics(world.clock.now()))?;
+                run::publish(path, report.metrics(world.clock.now()).as_bytes())?;
             }
             Ok(status(cli, &report, &survey.facts, *check, *usable, world.clock.now()))
+        }
+        Command::Revoke { names, deadline } => {
+            let done = wait_for(run::revoke(&world(cli)?, names, *deadline))?;
+            print(cli, &done.text(), || done.json());
+            Ok(done.exit().code())
+        }
+        Command::Decommission { host, revoke, deadline } => {
+            let done = wait_for(run::decommission(&world(cli)?, host, *revoke, *deadline))?;
+            print(cli, &done.text(), || done.json());
+            Ok(done.exit().code())
         }
         Command::Facts => {
             let facts = run::detect(&world(cli)?)?;
@@ -84,10 +99,7 @@ fn answer(cli: &Cli, live: bool) -> Result<u8, Error> {
             clap_complete::generate(*shell, &mut Cli::command(), "nodecert", &mut std::io::stdout());
             Ok(0)
         }
-        Command::Man => {
-            let rendered = clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout());
-            Ok(if rendered.is_ok() { 0 } else { Exit::Fault.code() })
-        }
+        Command::Man { page, directory } => manual(page, directory.as_deref()),
     }
 }
 
@@ -154,6 +166,28 @@ fn status(
     }
     print(cli, &report.status(now), || report.json(facts, false));
     0
+}
+
+fn manual(page: &str, directory: Option<&Path>) -> Result<u8, Error> {
+    let Ok(pages) = man::pages(Cli::command()) else { return Ok(Exit::Fault.code()) };
+    if let Some(directory) = directory {
+        for page in &pages {
+            run::publish(&directory.join(format!("{}.{}", page.name, page.section)), &page.text)?;
+        }
+        return Ok(0);
+    }
+    match pages.iter().find(|known| known.name == page) {
+        Some(page) => {
+            // A reader that went away, as `| head` does, is no fault.
+            let _ = std::io::stdout().lock().write_all(&page.text);
+            Ok(0)
+        }
+        None => {
+            let there: Vec<_> = pages.iter().map(|page| page.name.as_str()).collect();
+            error!("there is no page {page}: there are {}", there.join(", "));
+            Ok(Exit::Usage.code())
+        }
+    }
 }
 
 fn trust(cli: &Cli, url: &str) -> u8 {

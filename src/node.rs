@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::ca;
-use crate::certificate::{Certificate, Owner, is_plain_path};
-use crate::component::Surroundings;
+use crate::certificate::{Certificate, INTERVAL, Owner, is_plain_path, too_short};
+use crate::component::{Cluster, Surroundings};
 use crate::config::{Config, Faults};
 use crate::deed::{self, Deed};
 use crate::facts::Facts;
@@ -26,7 +26,9 @@ pub struct Node {
     pub files: Vec<File>,
     /// The certificates in the order they are obtained: one that logs in to another CA comes first.
     pub waves: Vec<Vec<Name>>,
-    /// The certificates of each component, for `status --usable COMPONENT`.
+    /// The etcd cluster that this host is a member of.
+    pub cluster: Option<Cluster>,
+    /// The certificates and keepsakes of each component, for `status --usable COMPONENT`.
     pub components: BTreeMap<String, Vec<Name>>,
 }
 
@@ -70,8 +72,16 @@ pub fn expand(config: &Config, facts: &Facts, present: &BTreeSet<PathBuf>) -> Re
     let keeping =
         config.cas.iter().filter(|(_, ca)| ca.keeps_names()).map(|(name, _)| name.clone()).collect();
     let tables = config.certificates.keys().cloned().collect();
-    let around =
-        Surroundings { table: "", facts, scope: &scope, present, keeping: &keeping, tables: &tables };
+    let members = config.components.members();
+    let around = Surroundings {
+        table: "",
+        facts,
+        scope: &scope,
+        present,
+        keeping: &keeping,
+        tables: &tables,
+        members: &members,
+    };
     let mut expanding = Expanding { config, around, faults: Vec::new(), node: Node::default() };
     expanding.components();
     expanding.certificates();
@@ -80,6 +90,7 @@ pub fn expand(config: &Config, facts: &Facts, present: &BTreeSet<PathBuf>) -> Re
     expanding.files();
     expanding.ssldirs();
     expanding.crls();
+    expanding.turns();
     expanding.trusts();
     expanding.collisions();
     expanding.names();
@@ -150,7 +161,14 @@ impl Expanding<'_> {
             Ok(certificate) => certificate,
             Err(faults) => return self.faults.extend(faults),
         };
-        if let Some(ca) = self.config.cas.get(&certificate.ca) {
+        certificate.interval = self.config.node.interval.map_or(INTERVAL, |interval| interval.0);
+        let ca = self.config.cas.get(&certificate.ca);
+        if let Some(ttl) = settings.ttl.as_ref().or_else(|| ca?.ttl())
+            && let Some(why) = too_short(ttl.get_ref().0, certificate.interval)
+        {
+            self.faults.push(Fault::at(ttl.span(), format!("certificate {name}: {why}")));
+        }
+        if let Some(ca) = ca {
             if ca.keeps_names() && settings.rotate_key.is_none() {
                 certificate.rotate_key = false;
             }
@@ -174,7 +192,11 @@ impl Expanding<'_> {
     fn keepsakes(&mut self) {
         for table in self.config.components.tables() {
             match table.component.keepsakes(table.around(self.around)) {
-                Ok(keepsakes) => self.node.keepsakes.extend(keepsakes),
+                Ok(keepsakes) => {
+                    let names = keepsakes.iter().map(|keepsake| keepsake.name.clone());
+                    self.node.components.entry(table.name.to_owned()).or_default().extend(names);
+                    self.node.keepsakes.extend(keepsakes);
+                }
                 Err(faults) => self.faults.extend(faults),
             }
         }
@@ -218,6 +240,7 @@ impl Expanding<'_> {
                 mode: settings.mode.unwrap_or(Mode(0o644)),
                 replace: settings.replace,
                 deeds: deeds(name, settings, &mut self.faults),
+                quiet: None,
             });
         }
     }
@@ -242,6 +265,7 @@ impl Expanding<'_> {
                 mode,
                 replace: certificate.place.replace,
                 deeds: Vec::new(),
+                quiet: None,
             }));
         }
     }
@@ -274,6 +298,7 @@ impl Expanding<'_> {
                 // A list that puppet read is the CA's all the same.
                 replace: certificate.place.replace || certificate.ssldir.is_some(),
                 deeds: Vec::new(),
+                quiet: None,
             });
         }
     }
@@ -297,6 +322,32 @@ impl Expanding<'_> {
         self.node.trusts = trusts.into_values().collect();
     }
 
+    /// Who is to wait for a quorum needs one.
+    fn turns(&mut self) {
+        self.node.cluster = self
+            .config
+            .components
+            .tables()
+            .find_map(|table| table.component.cluster(table.around(self.around)));
+        if self.node.cluster.is_some() {
+            return;
+        }
+        let of_certificates = self.node.certificates.values().flat_map(|certificate| {
+            certificate.hooks.iter().map(|hook| (&hook.deed, format!("certificate {}", certificate.name)))
+        });
+        let of_files = self
+            .node
+            .files
+            .iter()
+            .flat_map(|file| file.deeds.iter().map(|deed| (deed, format!("file {}", file.name))));
+        let waiting = of_certificates.chain(of_files).filter(|(deed, _)| matches!(deed, Deed::InTurn(_)));
+        let faults: Vec<_> = waiting.map(|(_, what)| Fault {
+            span: None,
+            message: format!("{what} has a hook with when = \"quorum\", which is that of the cluster in [etcd], and this host has no such table"),
+        }).collect();
+        self.faults.extend(faults);
+    }
+
     /// No two things in one place.
     fn collisions(&mut self) {
         let mut there: BTreeMap<PathBuf, String> = BTreeMap::new();
@@ -308,8 +359,7 @@ impl Expanding<'_> {
         let trusts =
             self.node.trusts.iter().map(|trust| (trust.path.clone(), "the CA certificates".to_owned()));
         let keepsakes = self.node.keepsakes.iter().flat_map(|keepsake| {
-            [&keepsake.path, &keepsake.public]
-                .map(|path| (path.clone(), format!("keepsake {}", keepsake.name)))
+            keepsake.paths().map(|path| (path.to_owned(), format!("keepsake {}", keepsake.name)))
         });
         for (path, what) in certificates.chain(files).chain(trusts).chain(keepsakes) {
             if let Some(other) = there.get(&path) {

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::time::SystemTime;
 
-use crate::bundle::{Bundle, Pair, Rejected};
+use crate::bundle::{Bundle, Pair, Rejected, Unfit};
 use crate::certificate::Certificate;
 use crate::clock::at;
-use crate::trust::Anchors;
+use crate::trust::{self, Anchors};
 
 /// What lies at a certificate's place.
 #[derive(Debug, Clone)]
@@ -16,8 +16,29 @@ pub enum Held {
     Absent,
     /// Something that is no pair, and what is wrong with it.
     Damaged(String),
+    /// A chain and a key that is another's.
+    Mixed(String),
     /// A chain and its key.
     Pair(Pair),
+}
+
+/// What is known beside the certificate itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Known<'a> {
+    /// What its CA signs with, if that is known.
+    pub anchors: Option<&'a Anchors>,
+    /// The revocation lists of its CA, PEM, if they are read.
+    pub crl: Option<&'a str>,
+    /// The fingerprint of the certificate that this host has had revoked.
+    pub given_up: Option<&'a str>,
+    /// Whether what is there was made on another machine.
+    pub cloned: bool,
+    /// Whether the operator wants another.
+    pub forced: bool,
+    /// Until when the names and addresses of this host must hold before a certificate follows them.
+    pub settles: Option<SystemTime>,
+    /// What time it is.
+    pub now: SystemTime,
 }
 
 /// What is to be done about a certificate.
@@ -27,6 +48,8 @@ pub enum Verdict {
     Keep(Bundle),
     /// It is usable, but another is to be got now.
     Renew(Bundle, Reason),
+    /// It is good under the names it has, and they are not those that are wanted.
+    Amend(Bundle, Reason),
     /// There is none that is usable. The pair, if any, still has a key.
     Obtain(Option<Pair>, Reason),
 }
@@ -38,12 +61,16 @@ pub enum Reason {
     Absent,
     /// What is there is no pair.
     Damaged(String),
+    /// Key and certificate are not of one pair.
+    Mixed(String),
     /// What is there was made on another machine, from which this one was copied.
     Cloned,
     /// The CA's certificates are not known yet, so nothing can be judged.
     AnchorsUnknown,
     /// What is there is not what is wanted.
     Unfit(Rejected),
+    /// So it is, but what it should be has changed only now, and may change back.
+    Waits(Rejected, SystemTime),
     /// Its time has come.
     Due(SystemTime),
     /// The operator wants it.
@@ -54,41 +81,74 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Absent => f.write_str("absent"),
-            Self::Damaged(why) => f.write_str(why),
+            Self::Damaged(why) | Self::Mixed(why) => f.write_str(why),
             Self::Cloned => f.write_str("made on another machine, of which this one is a copy"),
             Self::AnchorsUnknown => f.write_str("the CA's certificates are not known yet"),
             Self::Unfit(why) => write!(f, "{why}"),
+            Self::Waits(why, until) => write!(
+                f,
+                "{why}; waits until {}, for this host's names and addresses have just changed (`nodecert run --force` does not wait)",
+                at(*until)
+            ),
             Self::Due(when) => write!(f, "due since {}", at(*when)),
             Self::Forced => f.write_str("forced"),
         }
     }
 }
 
-/// Judges what is held.
-pub fn decide(
-    certificate: &Certificate,
-    held: Held,
-    anchors: Option<&Anchors>,
-    cloned: bool,
-    forced: bool,
-    now: SystemTime,
-) -> Verdict {
+/// Judges what is held: absent, damaged, mixed, another machine's, not as configured, untrusted, revoked, expired,
+/// not yet valid, due, forced.
+pub fn decide(certificate: &Certificate, held: Held, known: &Known<'_>) -> Verdict {
     let pair = match held {
         Held::Absent => return Verdict::Obtain(None, Reason::Absent),
         Held::Damaged(why) => return Verdict::Obtain(None, Reason::Damaged(why)),
-        Held::Pair(_) if cloned => return Verdict::Obtain(None, Reason::Cloned),
+        Held::Mixed(why) => return Verdict::Obtain(None, Reason::Mixed(why)),
+        Held::Pair(_) if known.cloned => return Verdict::Obtain(None, Reason::Cloned),
         Held::Pair(pair) => pair,
     };
-    let Some(anchors) = anchors else { return Verdict::Obtain(Some(pair), Reason::AnchorsUnknown) };
-    let bundle = match Bundle::judge(pair, &certificate.identity, anchors, now) {
+    let Some(anchors) = known.anchors else { return Verdict::Obtain(Some(pair), Reason::AnchorsUnknown) };
+    let revoked = known.revokes(&pair, anchors);
+    let bundle = match Bundle::judge(pair, &certificate.identity, anchors, known.now) {
         Ok(bundle) => bundle,
-        Err(unfit) => return Verdict::Obtain(Some(unfit.pair), Reason::Unfit(unfit.why)),
+        Err(unfit) => return unfit_for(certificate, unfit, revoked, known),
     };
     let due = certificate.due_at(bundle.leaf());
-    if due <= now {
-        return Verdict::Renew(bundle, Reason::Due(due));
+    match (due <= known.now, known.forced) {
+        _ if revoked => Verdict::Obtain(Some(bundle.pair().clone()), Reason::Unfit(Rejected::Revoked)),
+        (true, _) => Verdict::Renew(bundle, Reason::Due(due)),
+        (false, true) => Verdict::Renew(bundle, Reason::Forced),
+        (false, false) => Verdict::Keep(bundle),
     }
-    if forced { Verdict::Renew(bundle, Reason::Forced) } else { Verdict::Keep(bundle) }
+}
+
+fn unfit_for(certificate: &Certificate, unfit: Box<Unfit>, revoked: bool, known: &Known<'_>) -> Verdict {
+    let over = matches!(unfit.why, Rejected::Expired(_) | Rejected::NotYetValid { .. });
+    let (bundle, why) = match unfit.under_its_names() {
+        Ok(amendable) if !revoked => amendable,
+        Ok((bundle, why)) => return Verdict::Obtain(Some(bundle.pair().clone()), Reason::Unfit(why)),
+        Err(unfit) => {
+            let why = if revoked && over { Rejected::Revoked } else { unfit.why };
+            return Verdict::Obtain(Some(unfit.pair), Reason::Unfit(why));
+        }
+    };
+    let at_once = known.forced || certificate.due_at(bundle.leaf()) <= known.now;
+    match known.settles.filter(|_| !at_once) {
+        Some(until) => Verdict::Amend(bundle, Reason::Waits(why, until)),
+        None => Verdict::Amend(bundle, Reason::Unfit(why)),
+    }
+}
+
+impl Known<'_> {
+    fn revokes(&self, pair: &Pair, anchors: &Anchors) -> bool {
+        let fingerprint = pair.leaf().fingerprint.to_string();
+        let listed = |lists| {
+            let issuers: Vec<_> =
+                pair.chain().iter().skip(1).chain(anchors.certificates()).cloned().collect();
+            // A list that cannot be read, or is not its CA's, says nothing.
+            pair.chain().first().is_some_and(|leaf| trust::revokes(lists, &issuers, leaf) == Ok(true))
+        };
+        self.given_up == Some(fingerprint.as_str()) || self.crl.is_some_and(listed)
+    }
 }
 
 /// Takes what a CA has issued, or says why not: what is accepted now must not be due at once.
@@ -110,6 +170,7 @@ impl Verdict {
     pub fn is_to_get(&self, missing: bool) -> bool {
         match self {
             Self::Obtain(..) => true,
+            Self::Amend(_, reason) => !matches!(reason, Reason::Waits(..)),
             Self::Renew(..) => !missing,
             Self::Keep(_) => false,
         }
@@ -119,6 +180,14 @@ impl Verdict {
     pub fn bundle(&self) -> Option<&Bundle> {
         match self {
             Self::Keep(bundle) | Self::Renew(bundle, _) => Some(bundle),
+            Self::Amend(..) | Self::Obtain(..) => None,
+        }
+    }
+
+    /// What this host can still show to a CA that knows it by the names it had.
+    pub fn credential(&self) -> Option<&Bundle> {
+        match self {
+            Self::Keep(bundle) | Self::Renew(bundle, _) | Self::Amend(bundle, _) => Some(bundle),
             Self::Obtain(..) => None,
         }
     }
@@ -126,11 +195,10 @@ impl Verdict {
     /// Whether a consumer can work with what is there: it is what was wanted, or lacks only names that were
     /// added since. To start with a name too few is better than not to start.
     pub fn is_usable(&self) -> bool {
-        use Rejected::{MissingDns, MissingIp, MissingUri};
-        let lacks_names = |why: &Rejected| matches!(why, MissingDns(_) | MissingIp(_) | MissingUri(_));
+        let is_another = |reason: &Reason| matches!(reason, Reason::Unfit(why) | Reason::Waits(why, _) if matches!(why, Rejected::CommonName { .. }));
         match self {
             Self::Keep(_) | Self::Renew(..) => true,
-            Self::Obtain(_, Reason::Unfit(why)) => lacks_names(why),
+            Self::Amend(_, reason) => !is_another(reason),
             Self::Obtain(..) => false,
         }
     }
@@ -139,14 +207,14 @@ impl Verdict {
     pub fn reason(&self) -> Option<&Reason> {
         match self {
             Self::Keep(_) => None,
-            Self::Renew(_, reason) | Self::Obtain(_, reason) => Some(reason),
+            Self::Renew(_, reason) | Self::Amend(_, reason) | Self::Obtain(_, reason) => Some(reason),
         }
     }
 
     /// The pair that lies there, usable or not.
     pub fn pair(&self) -> Option<&Pair> {
         match self {
-            Self::Keep(bundle) | Self::Renew(bundle, _) => Some(bundle.pair()),
+            Self::Keep(bundle) | Self::Renew(bundle, _) | Self::Amend(bundle, _) => Some(bundle.pair()),
             Self::Obtain(pair, _) => pair.as_ref(),
         }
     }
@@ -163,7 +231,10 @@ impl Verdict {
             Some(Reason::Unfit(Rejected::Revoked)) => "revoked",
             Some(Reason::Unfit(Rejected::NotYetValid { .. })) => "not_yet_valid",
             Some(Reason::Unfit(Rejected::Untrusted(_) | Rejected::AnchorExpired { .. })) => "untrusted",
-            Some(Reason::Cloned | Reason::Unfit(_)) => "mismatched",
+            Some(Reason::Cloned | Reason::Mixed(_) | Reason::Waits(..) | Reason::Unfit(_)) => "mismatched",
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

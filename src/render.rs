@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::file::Content;
-use crate::setting::{Scope, environment};
+use crate::setting::{Scope, Secret, environment};
 
 /// The first line of what nodecert renders: by it a file is known as its own where the state was lost.
 pub const HEADER: &str = "# Written by nodecert; changes here are lost. Change its configuration instead.\n";
@@ -38,6 +38,8 @@ pub fn render(content: &Content, template: &str, scope: &Scope) -> Result<String
         Content::Yaml(mapping) => yaml(mapping),
         Content::Env(lines) => env(lines),
         Content::Text(text) => Ok(format!("{HEADER}{text}")),
+        Content::Bare(text) => Ok(text.clone()),
+        Content::Filled(content, _) => render(content, template, scope),
         Content::Crl(_) | Content::Part(..) => Ok(template.to_owned()),
         Content::Template(path) => {
             let path = path.display().to_string();
@@ -52,8 +54,38 @@ pub fn render(content: &Content, template: &str, scope: &Scope) -> Result<String
     }
 }
 
+/// Puts what is known now in the place of its marks.
+pub fn fill(content: &Content, values: &[(String, Secret)]) -> Content {
+    match content {
+        Content::Filled(content, _) => fill(content, values),
+        Content::Yaml(mapping) => {
+            let filled = mapping.iter().map(|(key, value)| (key.clone(), fill_value(value, values)));
+            Content::Yaml(filled.collect())
+        }
+        Content::Bare(text) => Content::Bare(fill_text(text, values)),
+        other => other.clone(),
+    }
+}
+
+fn fill_value(value: &Value, values: &[(String, Secret)]) -> Value {
+    match value {
+        Value::String(text) => Value::String(fill_text(text, values)),
+        Value::Array(items) => items.iter().map(|item| fill_value(item, values)).collect(),
+        Value::Object(table) => {
+            table.iter().map(|(key, value)| (key.clone(), fill_value(value, values))).collect()
+        }
+        other => other.clone(),
+    }
+}
+
+fn fill_text(text: &str, values: &[(String, Secret)]) -> String {
+    values.iter().fold(text.to_owned(), |text, (mark, value)| text.replace(mark, value.expose()))
+}
+
 fn yaml(mapping: &Map<String, Value>) -> Result<String, RenderError> {
-    let body = serde_saphyr::to_string(mapping).map_err(RenderError::Yaml)?;
+    // A text of one word on one line, however long.
+    let options = serde_saphyr::ser_options! { prefer_block_scalars: false };
+    let body = serde_saphyr::to_string_with_options(mapping, options).map_err(RenderError::Yaml)?;
     Ok(format!("{HEADER}{body}"))
 }
 
@@ -86,6 +118,19 @@ mod tests {
         let text = rendered(&line(r#"a "b" $c `d` \e"#), "").expect("one line");
         assert_eq!(text, format!("{HEADER}A=\"a \\\"b\\\" \\$c \\`d\\` \\\\e\"\n"));
         assert!(matches!(rendered(&line("a\nB=1"), ""), Err(RenderError::Env { .. })));
+    }
+
+    #[test]
+    fn what_is_filled_in_stands_where_its_mark_stood_and_as_a_text() {
+        let fill = crate::file::Fill::Keepsake(crate::setting::Name::new("a").expect("a name"));
+        let mapping = serde_json::json!({"token": fill.mark(), "list": [{"of": fill.mark()}], "number": 1});
+        let yaml = Content::Yaml(mapping.as_object().cloned().expect("a mapping"));
+        let values = [(fill.mark(), Secret::new("0123"))];
+        let filled = super::fill(&Content::Filled(Box::new(yaml), vec![fill.clone()]), &values);
+        let text = rendered(&filled, "").expect("rendered");
+        assert_eq!(text, format!("{HEADER}token: \"0123\"\nlist:\n- of: \"0123\"\nnumber: 1\n"));
+        let bare = Content::Bare(format!("{},user\n", fill.mark()));
+        assert_eq!(rendered(&super::fill(&bare, &values), "").expect("rendered"), "0123,user\n");
     }
 
     #[test]

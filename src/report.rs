@@ -1,5 +1,7 @@
 //! What is said to people and programs: text, JSON and exit codes.
 
+mod farewell;
+
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -10,6 +12,8 @@ use crate::bundle::Leaf;
 use crate::clock::{at, human};
 use crate::facts::Facts;
 use crate::setting::Name;
+
+pub use farewell::Farewell;
 
 /// Exit codes, rising: of several, the highest wins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -196,9 +200,16 @@ impl Report {
             (false, 0) => {
                 writeln!(text, "done: {} and {} changed", count(changed, "certificate"), count(files, "file"))
             }
-            (false, _) => writeln!(text, "not done: {} failed", count(failed, "thing")),
+            (false, _) => writeln!(text, "not done: {}", self.why_not(failed)),
         };
         text
+    }
+
+    /// The gravest of the troubles and how many there are besides: the last line of a journal has to say why.
+    fn why_not(&self, failed: usize) -> String {
+        let gravest = self.troubles().max_by_key(|trouble| trouble.exit);
+        let why = gravest.map_or("", |trouble| &trouble.message);
+        if failed > 1 { format!("{why} (and {} more)", failed - 1) } else { why.to_owned() }
     }
 
     /// What `plan` says.
@@ -229,6 +240,9 @@ impl Report {
         for line in &self.owed {
             let _ = match &line.trouble {
                 None => writeln!(text, "hook      {}", line.deed),
+                Some(trouble) if trouble.exit == Exit::Temporary => {
+                    writeln!(text, "owed      {}  {}", line.deed, trouble.message)
+                }
                 Some(trouble) => writeln!(text, "failed    {}  {}", line.deed, trouble.message),
             };
         }

@@ -12,7 +12,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2};
@@ -59,6 +59,9 @@ pub enum RootError {
         /// Its path.
         path: PathBuf,
     },
+    /// The files that list users and groups cannot be read.
+    #[error("cannot tell users and groups")]
+    Owners(#[source] Arc<RootError>),
     /// A user or group that is not there, or not yet.
     #[error(
         "the {what} {name:?} is not known here ({source_of_names}); create it, or install the package that brings it, and run again"

@@ -6,6 +6,8 @@
 //! ```
 
 mod failure;
+mod farewell;
+mod hour;
 mod keep;
 mod lines;
 mod load;
@@ -14,7 +16,10 @@ mod owed;
 mod serve;
 mod settle;
 mod signers;
+mod spent;
+mod steady;
 mod survey;
+mod turn;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -28,12 +33,13 @@ use crate::ca::{Ca, Deadline};
 use crate::clock::Clock;
 use crate::disk::{self, DiskError};
 use crate::facts::{self, Facts};
-use crate::report::{OwedLine, Report};
+use crate::report::{Exit, OwedLine, Report};
 use crate::root::Root;
 use crate::setting::{Name, chain};
 
 pub use failure::Error;
 use failure::Failure;
+pub use farewell::{decommission, revoke};
 pub use load::detect;
 pub use survey::{Survey, survey};
 
@@ -79,11 +85,18 @@ impl Default for Ask {
 
 /// Brings the host to what the configuration asks for.
 pub async fn run(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
-    let _lock = lock(world, ask)?;
+    let lock = lock(world, ask)?;
+    in_service(world)?;
+    let deadline = Deadline::after(ask.deadline);
+    hour::wait_for_clock(world, deadline).await;
     let mut survey = survey(world, ask.force)?;
     let asked = survey.asked(&ask.only)?;
-    let mut run = Run::new(world, Deadline::after(ask.deadline));
+    let mut run = Run::new(world, deadline);
+    if lock.was_left() {
+        run.clear_up(&survey).map_err(Error::Disk)?;
+    }
     run.remember_machine(&survey).map_err(Error::Disk)?;
+    run.remember_facts(&survey).map_err(Error::Disk)?;
     let debts = run.owe(&survey, &asked, ask)?;
     for wave in survey.node.waves.clone() {
         let parts = run.open(&survey, wave.into_iter().filter(|name| asked.contains(name)), ask);
@@ -94,13 +107,29 @@ pub async fn run(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
     }
     run.trust_files(&survey, &asked);
     run.repair(&survey, &asked);
-    let mut files = run.keepsakes(&survey);
+    let mut files = run.keepsakes(&survey, &asked);
     files.extend(run.files(&survey, &asked));
+    let spent = run.retire_secrets(&survey).await;
     run.close().await;
     run.strike_cloned(&survey).map_err(Error::Disk)?;
-    let owed = run.pay(&survey, debts)?;
-    let report = run.report(&survey, ask, &files, owed)?;
+    let owed = run.pay(&survey, debts).await?;
+    let mut report = run.report(&survey, ask, &files, owed)?;
+    report
+        .notes
+        .extend(spent.unwrap_or_else(|why| vec![format!("a secret was not erased: {}", chain(&why))]));
+    // What a disk refused may be lying about half done.
+    if report.exit() != Exit::Fault {
+        lock.release();
+    }
     Ok((report, survey.facts))
+}
+
+/// A host that was taken out of service does not come back by its timer.
+fn in_service(world: &World) -> Result<(), Error> {
+    match disk::read_state(&world.root, farewell::DECOMMISSIONED).map_err(Error::Disk)? {
+        Some(since) => Err(Error::Decommissioned(since.trim().to_owned())),
+        None => Ok(()),
+    }
 }
 
 fn lock(world: &World, ask: &Ask) -> Result<disk::Lock, Error> {
@@ -136,9 +165,9 @@ pub fn status(survey: &Survey, world: &World, only: &[Name]) -> Result<Report, E
     })
 }
 
-/// Writes metrics where the caller wants them, whole or not at all.
-pub fn publish(path: &Path, metrics: &str) -> Result<(), Error> {
-    disk::put_outside(path, metrics.as_bytes()).map_err(Error::Disk)
+/// Writes metrics or a page where the caller wants them, whole or not at all.
+pub fn publish(path: &Path, text: &[u8]) -> Result<(), Error> {
+    disk::put_outside(path, text).map_err(Error::Disk)
 }
 
 /// One run: its CAs, opened when first needed, and what became of each certificate.

@@ -20,7 +20,7 @@ mod measure;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use bed::{Host, Login, Openbao, Pki, provided};
+use bed::{Host, Login, Openbao, Pki, PuppetConfig, Puppetserver, provided};
 use fake::{Fake, MOUNT, ROLE, ROLE_ID, SECRET_ID, TOKEN};
 use measure::{Calls, Floor, PIECES, Sample, Spread, calls, resident, sample};
 use serde_json::{Value, json};
@@ -40,7 +40,9 @@ fn bench() {
     let (fake, bao) = (Fake::start(), Openbao::start());
     let pki = bao.pki("etcd");
     let sites = [Site::fake(&fake), Site::bao(&bao, &pki)];
+    let server = Puppetserver::with(PuppetConfig::default());
     let mut scenarios = scenarios(&sites, scratch.path());
+    scenarios.extend(by_puppet(&server, scratch.path()));
     let floor = Floor::new(&fake);
     let mut pieces: Vec<[f64; PIECES.len()]> = Vec::new();
     for round in 0..rounds {
@@ -239,6 +241,64 @@ fn scenarios<'a>(sites: &'a [Site; 2], scratch: &'a Path) -> Vec<Scenario<'a>> {
     all
 }
 
+const ENROLMENT: &str = "enrolment, puppetserver";
+const SAME_KEY: &str = "enrolment with RSA 4096, puppetserver";
+const BOOTSTRAP: &str = "puppet ssl bootstrap, puppetserver";
+const NOTHING: &str = "run with nothing to do, puppetserver";
+const VERIFY: &str = "puppet ssl verify, puppetserver";
+
+/// Enrolment with a Puppet CA that signs at once, beside puppet's own. Its agent makes an RSA key of 4096 bits
+/// (it cannot make another on Debian 12), so there is a row with that key too.
+fn by_puppet<'a>(server: &'a Puppetserver, scratch: &'a Path) -> Vec<Scenario<'a>> {
+    let enrolment = |name: &str, key: &'static str| {
+        let mut hosts = Vec::new();
+        Scenario::new(name, PEER, move || {
+            hosts.push(puppet_host(server, &format!("{key}-{}.example.com", hosts.len()), key));
+            nodecert(hosts.last().unwrap(), "run")
+        })
+    };
+    let host = puppet_host(server, "held.example.com", "p256");
+    host.nodecert("run").exits(0);
+    let own = scratch.join("puppet");
+    let bootstrap = "ssl bootstrap --waitforcert 0";
+    sample(&mut server.agent(&own, "agent.example.com", bootstrap), &scratch.join("log"));
+    let mut agents = 0;
+    vec![
+        enrolment(ENROLMENT, "p256"),
+        enrolment(SAME_KEY, "rsa4096"),
+        Scenario::new(BOOTSTRAP, PEER, move || {
+            agents += 1;
+            let at = TempDir::new_in(scratch).unwrap().keep();
+            server.agent(&at, &format!("agent{agents}.example.com"), bootstrap)
+        }),
+        Scenario::new(NOTHING, PEER, move || nodecert(&host, "run")),
+        Scenario::new(VERIFY, PEER, move || server.agent(&own, "agent.example.com", "ssl verify")),
+    ]
+}
+
+fn puppet_host(server: &Puppetserver, certname: &str, key: &str) -> Host {
+    let host = Host::new();
+    std::fs::create_dir_all(host.path("/run/nodecert")).unwrap();
+    host.write("/etc/machine-id", "0123456789abcdef0123456789abcdef\n");
+    host.configure(&format!(
+        r#"{NODE}
+[ca.site]
+tls.pins = ["{}"]
+[ca.site.puppet]
+url = "{}"
+[certificate.web]
+ca = "site"
+common_name = "{certname}"
+key = "{key}"
+directory = "/etc/web/pki"
+files = {{ cert = "web.crt", key = "web.key", ca = "ca.crt", crl = "crl.pem" }}
+"#,
+        server.pin(),
+        server.url
+    ));
+    host
+}
+
 /// A new host each time.
 fn first(name: String, site: &Site, how: How, certificates: usize) -> Scenario<'_> {
     let mut hosts = Vec::new();
@@ -364,8 +424,26 @@ struct Findings {
 }
 
 impl Findings {
+    fn row(&self, name: &str) -> &Row {
+        self.rows.iter().find(|row| row.name == name).unwrap_or_else(|| panic!("no row {name}"))
+    }
+
     fn wall(&self, name: &str) -> f64 {
-        self.rows.iter().find(|row| row.name == name).unwrap_or_else(|| panic!("no row {name}")).wall.median
+        self.row(name).wall.median
+    }
+
+    /// How many times what nodecert takes a peer takes, of time, of the processors and of memory.
+    fn beside_puppet(&self) -> Vec<(String, f64)> {
+        let pairs = [(BOOTSTRAP, ENROLMENT), (BOOTSTRAP, SAME_KEY), (VERIFY, NOTHING)];
+        let each = pairs.map(|(peer, own)| {
+            let (theirs, ours) = (self.row(peer), self.row(own));
+            [
+                (format!("{peer} / {own}"), theirs.wall.median / ours.wall.median),
+                (format!("{peer} / {own}: user+sys"), theirs.cpu.median / ours.cpu.median),
+                (format!("{peer} / {own}: RSS"), theirs.resident / ours.resident),
+            ]
+        });
+        each.into_iter().flatten().collect()
     }
 
     fn ratios(&self) -> Vec<(String, f64)> {
@@ -381,24 +459,24 @@ impl Findings {
         let to_floor = ["first issue, token, fake", "first issue, AppRole, fake"]
             .map(|row| (format!("{row} / floor and /bin/true"), self.wall(row) / floor));
         let others = pairs.map(|(a, b)| (format!("{a} / {b}"), self.wall(a) / self.wall(b)));
-        to_floor.into_iter().chain(others).collect()
+        to_floor.into_iter().chain(others).chain(self.beside_puppet()).collect()
     }
 
     fn print(&self) {
         println!("\n{} rounds, peers in every {PEER}th. ms: median (p10-p90)\n", self.rounds);
         println!(
-            "{:<34} {:>24} {:>24} {:>7} {:>6} {:>6} {:>7} {:>9}",
+            "{:<40} {:>24} {:>24} {:>7} {:>6} {:>6} {:>7} {:>9}",
             "", "wall", "user+sys", "RSS MB", "calls", "fsyncs", "threads", "processes"
         );
         for Row { name, wall, cpu, resident, calls } in &self.rows {
             let Calls { all, fsyncs, threads, processes } = calls;
             let (wall, cpu) = (shown(*wall), shown(*cpu));
             println!(
-                "{name:<34} {wall:>24} {cpu:>24} {resident:>7.1} {all:>6} {fsyncs:>6} {threads:>7} {processes:>9}"
+                "{name:<40} {wall:>24} {cpu:>24} {resident:>7.1} {all:>6} {fsyncs:>6} {threads:>7} {processes:>9}"
             );
         }
         println!("\nthe floor");
-        self.floor.iter().for_each(|(name, spread)| println!("{name:<34} {:>24}", shown(*spread)));
+        self.floor.iter().for_each(|(name, spread)| println!("{name:<40} {:>24}", shown(*spread)));
         println!();
         self.ratios().iter().for_each(|(name, ratio)| println!("{ratio:8.2}  {name}"));
         println!("\nten certificates, AppRole, fake: {}\nbinary: {} bytes\n", self.ten, self.binary);

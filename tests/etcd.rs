@@ -61,7 +61,7 @@ fn three_members_with_certificates_of_a_puppet_ca_form_a_cluster() {
         release: PuppetRelease::V7,
         autosign: Autosign::Everything,
         names: true,
-        alone: 0,
+        ..PuppetConfig::default()
     });
     let release = EtcdRelease::v3_4();
     let lan = Lan::of(&ADDRESSES);

@@ -9,129 +9,15 @@
 )]
 
 mod fake;
+mod site;
 
 use std::fs;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use fake::{Fake, MOUNT, ROLE, TOKEN};
-use nodecert::clock::Clock;
-use nodecert::facts::Host;
-use nodecert::report::{Action, Exit, Report};
-use nodecert::root::Root;
-use nodecert::run::{self, Ask, World};
-use tempfile::TempDir;
-
-const HOUR: u64 = 3_600;
-const DAY: u64 = 24 * HOUR;
-
-/// A host below a directory of its own, whose clock runs ahead as told.
-struct Site {
-    world: World,
-    ahead: Arc<AtomicU64>,
-    root: TempDir,
-}
-
-impl Site {
-    fn new(fake: &Fake) -> Self {
-        let root = TempDir::new().unwrap();
-        let config = root.path().join("config.toml");
-        fs::create_dir_all(root.path().join("etc/nodecert")).unwrap();
-        fs::write(root.path().join("etc/nodecert/vault-ca.pem"), fake.tls_pem()).unwrap();
-        fs::write(&config, configuration(&fake.url)).unwrap();
-        fs::set_permissions(&config, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-        let ahead = Arc::new(AtomicU64::new(0));
-        let reading = ahead.clone();
-        let world = World {
-            root: Arc::new(Root::open(root.path()).unwrap()),
-            host: Host::live().unwrap(),
-            clock: Clock::new(move || {
-                SystemTime::now() + Duration::from_secs(reading.load(Ordering::SeqCst))
-            }),
-            tells: true,
-            config: Some(config),
-        };
-        Self { world, ahead, root }
-    }
-
-    /// Moves the clocks of host and CA.
-    fn later(&self, fake: &Fake, seconds: u64) {
-        fake.later(i64::try_from(seconds).unwrap());
-        self.ahead.store(seconds, Ordering::SeqCst);
-    }
-
-    fn run(&self) -> Report {
-        self.ask(&Ask { deadline: Duration::from_secs(2), ..Ask::default() })
-    }
-
-    fn ask(&self, ask: &Ask) -> Report {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(run::run(&self.world, ask)).expect("a run").0
-    }
-
-    fn path(&self, below: &str) -> PathBuf {
-        self.root.path().join(below)
-    }
-
-    /// Adds to the configuration.
-    fn configure(&self, more: &str) {
-        let config = self.path("config.toml");
-        fs::write(&config, fs::read_to_string(&config).unwrap() + more).unwrap();
-    }
-
-    /// How often the hook has run.
-    fn told(&self) -> usize {
-        fs::read_to_string(self.path("told")).unwrap_or_default().lines().count()
-    }
-
-    fn serial(&self, name: &str) -> String {
-        let report = self.look();
-        let line = report.certificates.iter().find(|line| line.name.as_str() == name).unwrap();
-        line.leaf.as_ref().map(|leaf| leaf.serial.clone()).unwrap_or_default()
-    }
-
-    fn look(&self) -> Report {
-        let survey = run::survey(&self.world, false).expect("a survey");
-        run::status(&survey, &self.world, &[]).expect("a status")
-    }
-
-    fn anchors(&self) -> usize {
-        fs::read_to_string(self.path("etc/web/pki/ca.crt")).unwrap().matches("BEGIN CERTIFICATE").count()
-    }
-}
-
-fn configuration(url: &str) -> String {
-    format!(
-        r#"
-[node]
-hostname = "node01"
-addresses = ["10.0.0.11"]
-
-[ca.etcd]
-tls.file = "/etc/nodecert/vault-ca.pem"
-anchors.published = true
-[ca.etcd.vault]
-urls = ["{url}"]
-mount = "{MOUNT}"
-role = "{ROLE}"
-auth = [{{ token = "{TOKEN}" }}]
-
-[certificate.web]
-ca = "etcd"
-common_name = "node01"
-dns = ["node01"]
-ips = ["10.0.0.11"]
-ttl = "6d"
-directory = "/etc/web/pki"
-"#
-    )
-}
-
-fn actions(report: &Report) -> Vec<Action> {
-    report.certificates.iter().map(|line| line.action).collect()
-}
+use fake::{Fake, MOUNT};
+use nodecert::report::{Action, Exit};
+use nodecert::run::Ask;
+use site::{DAY, HOUR, Site, actions, configuration};
 
 #[test]
 fn published_anchors_are_read_again_after_a_day_and_not_before() {
@@ -248,6 +134,20 @@ fn a_consumer_is_told_of_a_change_once_and_of_nothing_else() {
     drop(fake);
     let failed = site.ask(&Ask { force: true, deadline: Duration::from_secs(1), ..Ask::default() });
     assert_eq!((failed.exit(), site.told()), (Exit::Temporary, 2), "what did not change is not owed");
+}
+
+#[test]
+fn a_consumer_is_told_of_an_anchor_that_the_ca_publishes_later() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    site.configure(&hook(&site).replace("run =", "on = [\"ca\"], run ="));
+    fs::write(site.path("allowed"), "").unwrap();
+    assert_eq!((site.run().exit(), site.told()), (Exit::Done, 1));
+    site.later(&fake, 2 * DAY);
+    assert_eq!((site.run().exit(), site.told()), (Exit::Done, 1), "the CA was asked and had nothing new");
+    fake.add_root();
+    site.later(&fake, 4 * DAY - HOUR);
+    assert_eq!((site.run().exit(), site.anchors(), site.told()), (Exit::Done, 2, 2));
 }
 
 #[test]
@@ -393,4 +293,136 @@ fn a_request_that_a_power_cut_brings_back_does_not_bring_back_its_key() {
     fs::write(&pending, lost).unwrap();
     assert_eq!(site.ask(&force).exit(), Exit::Done);
     assert_ne!(fs::read(&key).unwrap(), second);
+}
+
+/// A host whose address is what its kernel says, on one interface.
+fn with_address(site: &mut Site, address: &str) {
+    site.world.host.interfaces = Some(vec![nodecert::facts::Interface {
+        name: "lan0".to_owned(),
+        up: true,
+        loopback: false,
+        addresses: address.split(' ').map(|ip| ip.parse().unwrap()).collect(),
+    }]);
+}
+
+/// The addresses of its certificate are those that are detected.
+fn detecting(fake: &Fake) -> Site {
+    let mut site = Site::new(fake);
+    site.reconfigure("addresses = [\"10.0.0.11\"]", "interfaces = [\"lan0\"]");
+    site.reconfigure("ips = [\"10.0.0.11\"]", "ips = [\"{{ addresses }}\"]");
+    with_address(&mut site, "10.0.0.11");
+    site
+}
+
+#[test]
+fn a_changed_address_leads_to_a_new_certificate_once_it_has_held() {
+    let fake = Fake::start();
+    let mut site = detecting(&fake);
+    assert_eq!(
+        (site.run().exit(), actions(&site.look())),
+        (Exit::Done, vec![Action::Keep]),
+        "the first waits for nothing"
+    );
+    let first = site.serial("web");
+
+    with_address(&mut site, "10.0.0.12");
+    site.later(&fake, HOUR);
+    fake.forget();
+    let planned = site.look().plan();
+    assert!(planned.contains("it lacks the address 10.0.0.12; waits until"), "{planned}");
+    let report = site.run();
+    assert_eq!((report.exit(), actions(&report)), (Exit::Done, vec![Action::Blocked]), "{}", report.done());
+    let line = &report.certificates[0];
+    assert!(line.usable && line.reason.contains("waits until"), "{}", line.reason);
+    assert!(fake.asked().is_empty() && site.serial("web") == first);
+
+    site.later(&fake, HOUR + 599);
+    assert_eq!(actions(&site.run()), [Action::Blocked]);
+    site.later(&fake, HOUR + 600);
+    assert_eq!(actions(&site.run()), [Action::Obtain]);
+    let leaf = site.look().certificates[0].leaf.clone().unwrap();
+    assert_eq!(leaf.ips, ["10.0.0.12".parse().unwrap()].into());
+}
+
+#[test]
+fn an_address_that_flaps_leads_to_nothing_and_a_person_can_have_it_at_once() {
+    let fake = Fake::start();
+    let mut site = detecting(&fake);
+    site.run();
+    let first = site.serial("web");
+    fake.forget();
+    for hour in 1..=12 {
+        with_address(&mut site, if hour % 2 == 0 { "10.0.0.11" } else { "10.0.0.12" });
+        site.later(&fake, hour * HOUR);
+        assert_eq!(site.run().exit(), Exit::Done);
+    }
+    assert_eq!((fake.asked().len(), site.serial("web")), (0, first), "nobody was asked");
+    with_address(&mut site, "10.0.0.12");
+    site.later(&fake, 13 * HOUR);
+    assert_eq!(actions(&site.ask(&Ask { force: true, ..Ask::default() })), [Action::Obtain]);
+}
+
+#[test]
+fn an_address_that_went_and_names_that_the_ca_added_lead_to_nothing() {
+    let fake = Fake::start();
+    let mut site = detecting(&fake);
+    with_address(&mut site, "10.0.0.11 10.0.0.12");
+    site.run();
+    fake.forget();
+    // As when one of them is deprecated: it is no longer among the facts.
+    with_address(&mut site, "10.0.0.11");
+    for hour in [1, 2, 3] {
+        site.later(&fake, hour * HOUR);
+        assert!(site.run().is_idle());
+    }
+    assert_eq!(fake.asked(), [""; 0]);
+}
+
+#[test]
+fn what_the_configuration_asks_for_waits_for_nothing() {
+    let fake = Fake::start();
+    let mut site = detecting(&fake);
+    site.run();
+    site.reconfigure("dns = [\"node01\"]", "dns = [\"node01\", \"new\"]");
+    assert_eq!(actions(&site.run()), [Action::Obtain]);
+    // And with settle as short as can be, neither does the host.
+    site.reconfigure("[node]", "[node]\nsettle = \"1s\"");
+    with_address(&mut site, "10.0.0.12");
+    site.later(&fake, 60);
+    assert_eq!(actions(&site.run()), [Action::Blocked], "it is seen for the first time");
+    site.later(&fake, 61);
+    assert_eq!(actions(&site.run()), [Action::Obtain]);
+}
+
+#[test]
+fn a_name_that_is_due_anyway_and_a_boot_go_by_their_own_rules() {
+    let fake = Fake::start();
+    let mut site = detecting(&fake);
+    site.run();
+    with_address(&mut site, "10.0.0.12");
+    site.later(&fake, HOUR);
+    let boot = site.ask(&Ask { missing: true, ..Ask::default() });
+    assert_eq!(actions(&boot), [Action::Blocked], "a boot does not hurry it");
+    assert!(site.look().is_usable(), "and starts what is there");
+    with_address(&mut site, "10.0.0.13");
+    site.later(&fake, 5 * DAY);
+    assert_eq!(actions(&site.run()), [Action::Obtain], "due after four days");
+}
+
+#[test]
+fn a_ca_that_gives_less_than_three_runs_of_the_timer_is_said_to_and_served_all_the_same() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    fake.sign_for(HOUR);
+    let report = site.run();
+    assert_eq!(report.exit(), Exit::Done);
+    assert!(
+        report.done().contains("CA etcd gave a lifetime of 1 h")
+            && report.done().contains("OnCalendar=*:0/20"),
+        "{}",
+        report.done()
+    );
+    assert_eq!(actions(&site.run()), [Action::Keep], "not at once again");
+    site.later(&fake, HOUR / 3);
+    assert_eq!(actions(&site.run()), [Action::Obtain]);
 }

@@ -161,7 +161,7 @@ fn machine() -> impl Strategy<Value = Host> {
     (name, vec(address, 0..5)).prop_map(|(nodename, more)| {
         let addresses = std::iter::once("10.0.0.11".parse().unwrap()).chain(more).collect();
         let eth0 = Interface { name: "eth0".to_owned(), up: true, loopback: false, addresses };
-        Host { nodename, interfaces: vec![eth0] }
+        Host { nodename, interfaces: Some(vec![eth0]) }
     })
 }
 
@@ -179,7 +179,7 @@ fn paths(node: &Node) -> Vec<PathBuf> {
     let certificates = certificates.map(|(_, path)| path);
     let files = node.files.iter().map(|file| file.path.clone());
     let trusts = node.trusts.iter().map(|trust| trust.path.clone());
-    let keepsakes = node.keepsakes.iter().flat_map(|kept| [kept.path.clone(), kept.public.clone()]);
+    let keepsakes = node.keepsakes.iter().flat_map(|kept| kept.paths().map(Path::to_owned));
     certificates.chain(files).chain(trusts).chain(keepsakes).collect()
 }
 
@@ -436,7 +436,7 @@ impl Holder {
 fn world(root: &Path) -> World {
     World {
         root: Arc::new(Root::make(root).unwrap()),
-        host: Host { nodename: "node01".to_owned(), interfaces: Vec::new() },
+        host: Host { nodename: "node01".to_owned(), interfaces: Some(Vec::new()) },
         clock: Clock::system(),
         tells: false,
         config: Some(root.join("config.toml")),

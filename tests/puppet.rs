@@ -11,12 +11,13 @@
 mod bed;
 
 use bed::{
-    Autosign, Host, Openbao, Outcome, PuppetConfig, PuppetRelease, Puppetserver, blocks, eventually,
-    fingerprint, inspect, must,
+    Autosign, Host, Openbao, Outcome, PASSWORD, PuppetConfig, PuppetRelease, Puppetserver, Renewal, blocks,
+    eventually, fingerprint, inspect, must,
 };
 use reqwest::Method;
 use serde_json::json;
 use std::process::Command;
+use std::sync::LazyLock;
 
 const CERT: &str = "/etc/web/pki/web.crt";
 const KEY: &str = "/etc/web/pki/web.key";
@@ -77,12 +78,7 @@ mod all_is_signed {
     use super::*;
 
     fn server() -> Puppetserver {
-        Puppetserver::with(PuppetConfig {
-            release: PuppetRelease::V7,
-            autosign: Autosign::Everything,
-            names: true,
-            alone: 0,
-        })
+        Puppetserver::with(PuppetConfig { ..PuppetConfig::default() })
     }
 
     #[test]
@@ -263,22 +259,7 @@ mod all_is_signed {
 
     /// `puppet ACTION` of a host's own agent; its words.
     fn puppet(server: &Puppetserver, host: &Host, certname: &str, action: &str) -> String {
-        let port = server.url.rsplit(':').next().unwrap();
-        let mut command = Command::new("puppet");
-        command.args(action.split(' ')).args([
-            "--certname",
-            certname,
-            "--server",
-            "127.0.0.1",
-            "--serverport",
-            port,
-        ]);
-        command.args(["--ca_server", "127.0.0.1", "--ca_port", port, "--http_keepalive_timeout", "0"]);
-        for (setting, path) in [("confdir", "/puppet"), ("vardir", "/puppet/var"), ("ssldir", "/puppet/ssl")]
-        {
-            command.arg(format!("--{setting}")).arg(host.path(path));
-        }
-        must(&mut command)
+        must(&mut server.agent(&host.path("/puppet"), certname, action))
     }
 
     /// Where there is a user puppet, a puppet agent that root starts gives it all these files.
@@ -348,12 +329,7 @@ mod all_is_signed {
 #[test]
 #[ignore = "needs servers: run tests/all"]
 fn a_certificate_of_puppet_logs_in_to_vault_for_the_identities_of_a_kubelet() {
-    let server = Puppetserver::with(PuppetConfig {
-        release: PuppetRelease::V7,
-        autosign: Autosign::Everything,
-        names: false,
-        alone: 0,
-    });
+    let server = Puppetserver::with(PuppetConfig { names: false, ..PuppetConfig::default() });
     let bao = Openbao::start();
     let pki = bao.pki("k8s");
     for (role, other) in [("serving", "client_flag"), ("client", "server_flag")] {
@@ -397,12 +373,7 @@ mod a_person_signs {
     use super::*;
 
     fn server() -> Puppetserver {
-        Puppetserver::with(PuppetConfig {
-            release: PuppetRelease::V7,
-            autosign: Autosign::Nothing,
-            names: true,
-            alone: 0,
-        })
+        Puppetserver::with(PuppetConfig { autosign: Autosign::Nothing, ..PuppetConfig::default() })
     }
 
     /// Runs until the CA has the request; a busy machine may not get that far in one.
@@ -514,12 +485,8 @@ mod a_person_signs {
 #[test]
 #[ignore = "needs servers: run tests/all"]
 fn a_restart_of_the_server_during_a_wait_is_waited_out() {
-    let server = Puppetserver::with(PuppetConfig {
-        release: PuppetRelease::V7,
-        autosign: Autosign::Nothing,
-        names: true,
-        alone: 1,
-    });
+    let server =
+        Puppetserver::with(PuppetConfig { autosign: Autosign::Nothing, alone: 1, ..PuppetConfig::default() });
     let host = host(&server, "restart.example.com", "");
     let run = host.start_nodecert("run --deadline 90s");
     server.stored("restart.example.com");
@@ -538,22 +505,34 @@ mod a_policy_signs {
 
     const ATTRIBUTES: &str =
         "attributes = { challengePassword = { file = \"/var/lib/nodecert/secrets/autosign\" } }";
+    const SECRET: &str = "/var/lib/nodecert/secrets/autosign";
+    /// What the policy of the README admits, and what an etcd member asks for.
+    const ADMITTED: &str = "dns = [\"{{ hostname }}\", \"{{ fqdn }}\", \"localhost\"]\nips = [\"10.0.0.11\", \"127.0.0.1\", \"::1\"]";
+
+    /// The script of the README, letter for letter.
+    fn of_the_readme() -> Autosign {
+        static SCRIPT: LazyLock<String> = LazyLock::new(|| {
+            let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+            let from = readme.find("#!/bin/sh\n# Signs what knows the password").expect("the policy");
+            readme[from..].split("```").next().unwrap().to_owned()
+        });
+        Autosign::Policy(&SCRIPT)
+    }
 
     fn asked_with(password: &str, certname: &str) -> (Puppetserver, Host) {
-        let autosign = Autosign::Password("sesame");
         let server =
-            Puppetserver::with(PuppetConfig { release: PuppetRelease::V7, autosign, names: true, alone: 0 });
+            Puppetserver::with(PuppetConfig { autosign: of_the_readme(), ..PuppetConfig::default() });
         let host = Host::new();
-        host.write_secret("/var/lib/nodecert/secrets/autosign", password);
-        configure(&host, &ca(&server, ATTRIBUTES), certname, NAMES);
+        host.write_secret(SECRET, password);
+        configure(&host, &ca(&server, ATTRIBUTES), certname, ADMITTED);
         (server, host)
     }
 
     #[test]
     #[ignore = "needs servers: run tests/all"]
     fn the_right_password_is_signed_at_once() {
-        let (server, host) = asked_with("sesame", "policy.example.com");
-        host.nodecert("run").exits(0).keeps_secret(&["sesame"]);
+        let (server, host) = asked_with(PASSWORD, "policy.example.com");
+        host.nodecert("run").exits(0).keeps_secret(&[PASSWORD]);
         is_verified(&host, &server);
     }
 
@@ -569,8 +548,77 @@ mod a_policy_signs {
 
     #[test]
     #[ignore = "needs servers: run tests/all"]
+    fn names_and_addresses_that_the_policy_does_not_admit_are_left_to_a_person() {
+        for (certname, names) in [
+            ("address.example.com", "ips = [\"10.99.0.11\"]"),
+            ("name.example.com", "dns = [\"www.example.org\"]"),
+            ("master.example.com", "dns = [\"{{ fqdn }}\", \"kubernetes.default\"]\nips = [\"10.0.0.11\"]"),
+        ] {
+            let (server, host) = asked_with(PASSWORD, certname);
+            configure(&host, &ca(&server, ATTRIBUTES), certname, names);
+            host.nodecert("run --deadline 5s").exits(75).says("ca sign");
+            assert!(server.get(&format!("certificate/{certname}")).is_empty());
+        }
+    }
+
+    /// The stored request was judged with the old password, and no other is taken in before it is gone.
+    #[test]
+    #[ignore = "needs servers: run tests/all"]
+    fn a_password_that_changes_while_the_request_waits_is_said_and_loses_nothing() {
+        let (server, host) = asked_with("simsalabim", "changed.example.com");
+        host.nodecert("run --deadline 5s").exits(75).says("ca sign");
+        let stored = server.stored("changed.example.com");
+        host.write_secret(SECRET, PASSWORD);
+        let clean = "puppetserver ca clean --certname changed.example.com";
+        host.nodecert("run --deadline 5s")
+            .exits(75)
+            .says("other `attributes`")
+            .says(clean)
+            .keeps_secret(&[PASSWORD]);
+        assert_eq!(server.stored("changed.example.com"), stored);
+        server.set("changed.example.com", "signed");
+        host.nodecert("run").exits(0);
+        is_verified(&host, &server);
+
+        let (server, host) = asked_with("simsalabim", "cleaned.example.com");
+        host.nodecert("run --deadline 5s").exits(75).says("ca sign");
+        host.write_secret(SECRET, PASSWORD);
+        server.clean("cleaned.example.com");
+        host.nodecert("run").exits(0);
+        is_verified(&host, &server);
+    }
+
+    /// Signs what has both, and looks at nothing else.
+    const BY_NUMBER: &str = "#!/bin/sh
+csr=$(openssl req -noout -text) || exit 1
+echo \"$csr\" | grep -q '1.3.6.1.4.1.34380.1.2.1 *:rack 9$' || exit 1
+echo \"$csr\" | grep -A1 '1.3.6.1.4.1.34380.1.2.7:' | grep -q 'row 5$'
+";
+
+    #[test]
+    #[ignore = "needs servers: run tests/all"]
+    fn an_attribute_and_an_extension_by_number_reach_the_policy() {
+        let autosign = Autosign::Policy(BY_NUMBER);
+        let server = Puppetserver::with(PuppetConfig { autosign, ..PuppetConfig::default() });
+        let asked = |certname: &str, rack: &str| {
+            let host = Host::new();
+            let with = format!(
+                "attributes = {{ \"1.3.6.1.4.1.34380.1.2.1\" = {{ file = \"{SECRET}\" }} }}\nextensions = {{ \"1.3.6.1.4.1.34380.1.2.7\" = \"row 5\" }}"
+            );
+            host.write_secret(SECRET, rack);
+            configure(&host, &ca(&server, &with), certname, "");
+            host
+        };
+        asked("rack8.example.com", "rack 8").nodecert("run --deadline 5s").exits(75).says("ca sign");
+        let host = asked("rack9.example.com", "rack 9");
+        host.nodecert("run").exits(0);
+        is_verified(&host, &server);
+    }
+
+    #[test]
+    #[ignore = "needs servers: run tests/all"]
     fn a_password_that_is_not_there_yet_is_waited_for() {
-        let (server, host) = asked_with("sesame", "early.example.com");
+        let (server, host) = asked_with(PASSWORD, "early.example.com");
         std::fs::remove_file(host.path("/var/lib/nodecert/secrets/autosign")).unwrap();
         host.nodecert("run").exits(75).says("/var/lib/nodecert/secrets/autosign");
         assert!(server.get("certificate_request/early.example.com").is_empty());
@@ -585,12 +633,7 @@ mod names_are_renewed {
     #[ignore = "needs servers: run tests/all"]
     fn a_renewal_keeps_key_and_names_and_blocks_new_ones() {
         let release = PuppetRelease::V8;
-        let server = Puppetserver::with(PuppetConfig {
-            release,
-            autosign: Autosign::Everything,
-            names: true,
-            alone: 0,
-        });
+        let server = Puppetserver::with(PuppetConfig { release, ..PuppetConfig::default() });
         let host = host(&server, "renewed.example.com", NAMES);
         host.nodecert("run").exits(0);
         is_verified(&host, &server);
@@ -612,16 +655,48 @@ mod names_are_renewed {
     }
 }
 
+/// Puppet Server 8 that does not renew: what is in force stays, and the message names what is needed.
+mod names_are_not_renewed {
+    use super::*;
+
+    fn stays(renewal: Renewal, certname: &str, needed: &str) {
+        let config = PuppetConfig { release: PuppetRelease::V8, renewal, ..PuppetConfig::default() };
+        let server = Puppetserver::with(config);
+        let host = host(&server, certname, NAMES);
+        host.nodecert("run").exits(0);
+        is_verified(&host, &server);
+        let before = host.snapshot("/etc/web");
+        for _ in 0..2 {
+            let told = host.nodecert("run --force").exits(77).says(needed).says("stays until");
+            told.says(&format!("puppetserver ca clean --certname {certname}"));
+        }
+        assert_eq!(host.snapshot("/etc/web"), before);
+        host.nodecert("status --usable web").exits(0);
+        host.nodecert("run").exits(0).says("nothing to do");
+    }
+
+    #[test]
+    #[ignore = "needs servers: run tests/all"]
+    fn where_renewal_is_switched_off() {
+        stays(
+            Renewal::Off,
+            "off.example.com",
+            "(404 Not Found): that needs Puppet Server 8 or later with allow-auto-renewal: true",
+        );
+    }
+
+    #[test]
+    #[ignore = "needs servers: run tests/all"]
+    fn where_no_client_certificate_reaches_the_server() {
+        stays(Renewal::Unseen, "unseen.example.com", "client-auth: want");
+    }
+}
+
 mod names_are_not_signed {
     use super::*;
 
     fn server() -> Puppetserver {
-        Puppetserver::with(PuppetConfig {
-            release: PuppetRelease::V7,
-            autosign: Autosign::Everything,
-            names: false,
-            alone: 0,
-        })
+        Puppetserver::with(PuppetConfig { names: false, ..PuppetConfig::default() })
     }
 
     #[test]

@@ -210,7 +210,7 @@ fn a_certificate_that_never_comes_is_waited_for_and_the_request_stays_the_same()
 #[test]
 fn a_signed_certificate_that_the_ca_does_not_have_is_freed_by_its_operator() {
     let fake = Fake::start();
-    self::host(&fake).nodecert("run").exits(0);
+    host(&fake).nodecert("run").exits(0);
     let host = host(&fake);
     fake.misbehave(LOOK, status(404), usize::MAX);
     run(&host, "").exits(REFUSED).says("does not have").says(CLEAN);

@@ -13,7 +13,7 @@ use toml::Value;
 
 /// Where in the reference a table's keys stand (`*` is any name or entry), and a text that asks the parser
 /// for them: it does not know the key `zz`, and answers with those that it knows.
-const TABLES: [(&str, &str); 29] = [
+const TABLES: [(&str, &str); 31] = [
     ("", "zz = 1"),
     ("node", "[node]\nzz = 1"),
     ("ca.*", "[ca.a]\nzz = 1"),
@@ -34,6 +34,8 @@ const TABLES: [(&str, &str); 29] = [
     ("etcd", "[etcd]\nzz = 1"),
     ("kubernetes", "[kubernetes]\nzz = 1"),
     ("kube-apiserver", "[kube-apiserver]\nzz = 1"),
+    ("kube-apiserver.tokens.*", "[kube-apiserver.tokens.a]\nzz = 1"),
+    ("kube-apiserver.encryption", "[kube-apiserver.encryption]\nzz = 1"),
     ("kube-controller-manager", "[kube-controller-manager]\nzz = 1"),
     ("kube-scheduler", "[kube-scheduler]\nzz = 1"),
     ("kubelet", "[kubelet]\nzz = 1"),
@@ -49,11 +51,12 @@ const TABLES: [(&str, &str); 29] = [
 ];
 
 /// The same for keys that take one of a few words: each is to be named in the reference, in quotes.
-const WORDS: [&str; 9] = [
+const WORDS: [&str; 10] = [
     "[ca.a.vault]\nendpoint = \"zz\"",
     "[etcd]\nformat = \"zz\"",
     "[etcd]\nstate = \"zz\"",
     "[kube-apiserver]\nformat = \"zz\"",
+    "[kube-apiserver.encryption]\nprovider = \"zz\"",
     "[etcd-client.a]\nvariables = \"zz\"",
     "[certificate.a]\nusages = [\"zz\"]",
     "[certificate.a]\nkey = \"zz\"",
@@ -105,6 +108,18 @@ fn the_other_examples_parse() {
         let text = std::fs::read_to_string(&path).expect("text");
         parse(text).unwrap_or_else(|faults| panic!("{}: {faults}", path.display()));
     }
+}
+
+#[test]
+fn the_timer_as_shipped_runs_as_often_as_the_rules_of_renewal_take_for_granted() {
+    let timer = packaging().join("../systemd/nodecert-renew.timer");
+    let timer = std::fs::read_to_string(timer).expect("the timer");
+    assert_eq!(nodecert::certificate::INTERVAL.as_secs(), 3_600);
+    // With a fixed delay of at most as much, one run comes that long after the other.
+    for line in ["OnCalendar=hourly", "RandomizedDelaySec=1h", "FixedRandomDelay=yes"] {
+        assert!(timer.lines().any(|there| there == line), "{line}");
+    }
+    assert!(shipped().contains("#interval = \"1h\""));
 }
 
 fn packaging() -> &'static Path {

@@ -244,3 +244,26 @@ fn a_hash_that_can_be_forged_is_rejected() {
     let unfit = Bundle::judge(pair, &wanted(), &anchors(&ca(NOW + 100 * DAY)), at_second(NOW)).unwrap_err();
     assert_eq!(unfit.why, Rejected::WeakSignature("SHA-1 with ECDSA".to_owned()));
 }
+
+#[test]
+fn an_intermediate_bears_only_the_usages_that_it_lists() {
+    let root = ca(NOW + 100 * DAY);
+    let judge = |listed: &[ExtendedKeyUsagePurpose]| {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, "test intermediate");
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.extended_key_usages = listed.to_vec();
+        let below = CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &root).unwrap();
+        let key = Arc::new(Key::generate(KeyKind::P256).unwrap());
+        let leaf = good().signed_by(key.signer(), &below).unwrap().der().clone();
+        let pair = Pair::new(key, vec![leaf, below.der().clone()]).unwrap();
+        Bundle::judge(pair, &wanted(), &anchors(&root), at_second(NOW)).map_err(|unfit| unfit.why)
+    };
+    let [server, client] = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    assert!(judge(&[]).is_ok(), "none listed serves any");
+    assert!(judge(&[server.clone(), client.clone()]).is_ok());
+    for one in [server, client] {
+        assert!(matches!(judge(std::slice::from_ref(&one)), Err(Rejected::Untrusted(_))), "{one:?} alone");
+    }
+}

@@ -16,7 +16,7 @@ use super::{CaError, Issued, Request};
 use crate::clock::{Clock, from_seconds};
 use crate::identity::{Identity, KeyKind};
 use crate::key::{Csr, Key, KeyError, MAX_ORGANIZATIONS, alternative_names, pem_block, purpose, subject};
-use crate::setting::{Name, Span, chain};
+use crate::setting::{At, Name, Span, chain};
 
 /// What is certified where neither the certificate nor the CA says how long.
 const TTL: Duration = Duration::from_secs(90 * 86_400);
@@ -31,7 +31,7 @@ const SKEW: Duration = Duration::from_secs(60);
 #[allow(missing_docs, reason = "packaging/config.toml is their reference")]
 pub struct Settings {
     pub common_name: Option<String>,
-    pub ttl: Option<Span>,
+    pub ttl: Option<At<Span>>,
 }
 
 /// What is wrong with a local CA.
@@ -203,7 +203,7 @@ impl Local {
         Ok(Self {
             name: name.clone(),
             authority: authority.ok_or_else(missing)?,
-            ttl: settings.ttl.map_or(TTL, |span| span.0),
+            ttl: settings.ttl.as_ref().map_or(TTL, |span| span.get_ref().0),
             clock: clock.clone(),
         })
     }

@@ -1,6 +1,7 @@
 //! `[ca.NAME]`: what is written, what it means, and every fault of it at once.
 
 use std::ops::Range;
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -230,6 +231,14 @@ impl Settings {
             .then(|| format!("`puppetserver ca clean --certname {certname}` on the CA's server"))
     }
 
+    /// The lifetime of certificates that ask for none, where this configuration says it.
+    pub fn ttl(&self) -> Option<&At<Span>> {
+        match &self.kind {
+            Kind::Local(local) => local.ttl.as_ref(),
+            Kind::Vault(_) | Kind::Puppet(_) | Kind::Cfssl(_) => None,
+        }
+    }
+
     /// The option of the CA that is behind a rejection of what it issued.
     pub fn hint(&self, why: &Rejected) -> Option<String> {
         match &self.kind {
@@ -281,6 +290,14 @@ impl Settings {
         match &self.kind {
             Kind::Vault(vault) => vault.wrapped(),
             Kind::Puppet(_) | Kind::Cfssl(_) | Kind::Local(_) => None,
+        }
+    }
+
+    /// The files of secrets that are erased once a certificate is enough to log in.
+    pub fn wipes(&self) -> Vec<&Path> {
+        match &self.kind {
+            Kind::Vault(vault) => vault.wipes(),
+            Kind::Puppet(_) | Kind::Cfssl(_) | Kind::Local(_) => Vec::new(),
         }
     }
 

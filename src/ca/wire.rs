@@ -4,21 +4,20 @@ use std::fmt;
 use std::time::Duration;
 
 use reqwest::header::{CONTENT_TYPE, HeaderMap, LOCATION};
-use reqwest::{Client, Method, Proxy, StatusCode, Url};
+use reqwest::{Client, Method, StatusCode, Url};
 use serde_json::Value;
 use tokio::sync::Mutex;
 
-use super::text::{retry_after, root_cause, said};
-use super::tls::{Distrust, Trust, alert, client_config, lack};
+use super::text::{date, retry_after, said};
 use super::{Backoff, CaError, Deadline, Server};
 use crate::bundle::Bundle;
 use crate::clock::Clock;
+use crate::https::{
+    Distrust, MAX_BODY, Trust, Unread, alert, bounded, client, client_config, lack, root_cause,
+};
 use crate::setting::Name;
 
-const CONNECT: Duration = Duration::from_secs(5);
 const REQUEST: Duration = Duration::from_secs(30);
-/// The largest honest answer is a chain of certificates: some ten thousand bytes.
-const MAX_BODY: usize = 1024 * 1024;
 
 /// The connection to a CA. Requests take turns on it; waits between them overlap.
 pub(super) struct Wire {
@@ -172,6 +171,9 @@ impl Wire {
         let response =
             request.timeout(patience).send().await.map_err(|e| self.broken(base, call, &e, patience))?;
         let status = response.status();
+        if let Some(theirs) = date(response.headers()) {
+            self.clock.hear(base, theirs);
+        }
         let after = retry_after(response.headers(), self.clock.now());
         if status.is_redirection() {
             return Err(Trouble::Final(self.redirected(&url, call, response.headers(), status)));
@@ -301,44 +303,6 @@ impl Round {
         let said = self.said.into_iter().chain(self.last.iter().map(ToString::to_string));
         Ok(Why { text: said.collect::<Vec<_>>().join("; "), after: self.after, clock: self.clock })
     }
-}
-
-pub(super) fn client(tls: rustls::ClientConfig, proxy: Option<&str>) -> Result<Client, String> {
-    let builder = Client::builder()
-        .tls_backend_preconfigured(tls)
-        .https_only(true)
-        .http1_only()
-        .redirect(reqwest::redirect::Policy::none())
-        .referer(false)
-        .connect_timeout(CONNECT)
-        .pool_max_idle_per_host(1)
-        .user_agent(concat!("nodecert/", env!("CARGO_PKG_VERSION")))
-        .no_proxy();
-    let builder = match proxy {
-        Some(url) => builder.proxy(Proxy::all(url).map_err(|e| format!("proxy: {e}"))?),
-        None => builder,
-    };
-    builder.build().map_err(|e| format!("no HTTPS client: {}", root_cause(&e)))
-}
-
-#[derive(Debug)]
-pub(super) enum Unread {
-    TooLarge,
-    Cut(reqwest::Error),
-}
-
-pub(super) async fn bounded(mut response: reqwest::Response) -> Result<Vec<u8>, Unread> {
-    if response.content_length().is_some_and(|length| length > MAX_BODY as u64) {
-        return Err(Unread::TooLarge);
-    }
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(Unread::Cut)? {
-        if body.len() + chunk.len() > MAX_BODY {
-            return Err(Unread::TooLarge);
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
 }
 
 /// Chance for the waits.

@@ -58,7 +58,7 @@ impl Reading<'_> {
             exact_usages: usages.is_some(),
             usages: usages.unwrap_or_else(|| [Usage::Server, Usage::Client].into()),
             key: settings.key.unwrap_or_default(),
-            ttl: settings.ttl.map(|span| span.0),
+            ttl: settings.ttl.as_ref().map(|span| span.get_ref().0),
         };
         if self.faults.len() == before {
             identity

@@ -25,6 +25,8 @@ pub struct Settings {
     #[serde(default)]
     pub super_admin: bool,
     #[serde(default)]
+    pub embed: bool,
+    #[serde(default)]
     pub replace: bool,
 }
 
@@ -56,8 +58,17 @@ impl Component for Settings {
     fn files(&self, around: Surroundings<'_>, expanded: &Expanded) -> Result<Vec<File>, Vec<Fault>> {
         let server = local_server(around, self.server.as_ref(), self.ca.span())?;
         let kubeconfig = |certificate, file, path, user| {
-            Kubeconfig { file, path, server: &server, user, certificate, replace: self.replace }
-                .render(expanded)
+            Kubeconfig {
+                file,
+                path,
+                server: &server,
+                user,
+                certificate,
+                embed: self.embed,
+                unit: None,
+                replace: self.replace,
+            }
+            .render(expanded)
         };
         let admin = kubeconfig("admin", "admin-kubeconfig", "/etc/kubernetes/admin.conf", ADMIN);
         let above = kubeconfig(

@@ -5,21 +5,26 @@
 //! `util/pkiutil/pki_helpers.go` for names, kubeadm `phases/controlplane/manifests.go` for flags. Only
 //! flags that every supported Kubernetes has.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::flags::{self, Flags};
-use super::static_pod::{Format, StaticPod};
+use super::flags::{self, Flags, Format, Program};
+use super::generate::Wanted;
+use super::static_pod::Pod;
+use super::tokens::{self, Token};
 use super::{
-    Certificates, Component, Expanded, Surroundings, kubeconfig, kubernetes, literals, name, names, path, yes,
+    Certificates, Component, Expanded, Surroundings, encryption, kubeconfig, kubernetes, literals, name,
+    names, path, yes,
 };
 use crate::certificate::{self, Certificate};
 use crate::facts::Cidr;
 use crate::file::File;
 use crate::identity::{Usage, dns_name};
+use crate::keepsake::Keepsake;
 use crate::setting::{At, Fault, Name, Template};
 
 /// `[kube-apiserver]`
@@ -50,6 +55,9 @@ pub struct Settings {
     #[serde(default = "yes")]
     pub render: bool,
     pub args: Option<At<Map<String, Value>>>,
+    #[serde(default)]
+    pub tokens: BTreeMap<Name, tokens::Settings>,
+    pub encryption: Option<encryption::Settings>,
     #[serde(default)]
     pub replace: bool,
 }
@@ -102,7 +110,14 @@ impl Component for Settings {
         ])
     }
 
-    /// The command line, unless `render = false`.
+    /// Tokens, and the key of what is kept in etcd.
+    fn keepsakes(&self, around: Surroundings<'_>) -> Result<Vec<Keepsake>, Vec<Fault>> {
+        let tokens = self.tokens().into_iter().map(|token| token.keepsake(around, self.wanted()));
+        let encryption = self.encryption.iter().map(|settings| settings.keepsake(around, self.wanted()));
+        tokens.chain(encryption).collect()
+    }
+
+    /// The command line and the files it names, unless `render = false`.
     fn files(&self, around: Surroundings<'_>, expanded: &Expanded) -> Result<Vec<File>, Vec<Fault>> {
         let pairs = [SERVING, KUBELET, ETCD, FRONT_PROXY].map(|pair| expanded.get(&name(pair)));
         let [Some(serving), Some(kubelet), Some(etcd), Some(front_proxy)] = pairs else {
@@ -113,26 +128,46 @@ impl Component for Settings {
         }
         let flags = self.flags(around, [serving, kubelet, etcd, front_proxy])?;
         let flags = flags::with_args(flags, self.args.as_ref(), &OPEN)?;
-        let names = ["kube-apiserver-arguments", "/etc/kubernetes/apiserver", "KUBE_API_ARGS"];
-        let needs = [serving, kubelet, etcd, front_proxy].map(|pair| pair.name.clone());
-        let file = match self.format {
-            Format::Env => flags::file(names, &flags, self.args.as_ref(), &needs, self.replace)?,
-            Format::StaticPod => StaticPod {
-                name: "kube-apiserver",
-                image: self.image.as_ref(),
-                table: self.ca.span(),
-                flags: &flags,
-                probe: ("127.0.0.1", self.port, "/livez"),
-                needs: &needs,
-                replace: self.replace,
-            }
-            .render()?,
+        let program = Program {
+            name: "kube-apiserver",
+            table: self.ca.span(),
+            env: ["/etc/kubernetes/apiserver", "KUBE_API_ARGS"],
+            flags,
+            args: self.args.as_ref(),
+            needs: &[serving, kubelet, etcd, front_proxy].map(|pair| pair.name.clone()),
+            replace: self.replace,
         };
-        Ok(vec![file])
+        let pod = Pod { image: self.image.as_ref(), probe: (self.port, "/livez") };
+        let server = self.api_server.as_ref().map(|url| url.get_ref().clone());
+        let server = server.map_or_else(|| super::local_server(around, None, self.ca.span()), Ok)?;
+        let mut files = vec![program.render(self.format, Some(pod))?];
+        files.extend(tokens::file(&self.tokens(), self.replace)?);
+        for token in self.tokens() {
+            let trust = serving.trust.as_deref().unwrap_or(Path::new(""));
+            files.extend(token.kubeconfig(&server, trust, self.replace)?);
+        }
+        files.extend(self.encryption.as_ref().map(|settings| settings.file(self.replace)));
+        Ok(files)
     }
 }
 
 impl Settings {
+    fn tokens(&self) -> Vec<Token<'_>> {
+        self.tokens.iter().map(|(name, settings)| Token { name, settings }).collect()
+    }
+
+    /// What is known of the hosts that have the same secrets.
+    fn wanted(&self) -> Wanted<'_> {
+        Wanted {
+            table: "",
+            key: "",
+            generate: None,
+            given: None,
+            etcd_servers: &self.etcd_servers,
+            api_server: self.api_server.as_ref(),
+        }
+    }
+
     /// Kubelets may be signed by a CA of their own; then its anchors are no clients' anchors.
     fn kubelet_trust(&self) -> &'static str {
         let own = self.kubelet_ca.as_ref().is_some_and(|kubelet| kubelet.get_ref() != self.ca.get_ref());
@@ -241,6 +276,8 @@ impl Settings {
             "service-account-issuer": format!("https://kubernetes.default.svc.{}", self.cluster_domain),
             "service-account-key-file": super::SERVICE_ACCOUNT_PUBLIC,
             "service-account-signing-key-file": super::SERVICE_ACCOUNT_KEY,
+            "token-auth-file": (!self.tokens.is_empty()).then_some(tokens::TOKENS),
+            "encryption-provider-config": self.encryption.as_ref().map(|_| encryption::CONFIG),
             "authorization-mode": "Node,RBAC",
             "enable-admission-plugins": "NodeRestriction",
             "allow-privileged": true,

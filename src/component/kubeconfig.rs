@@ -1,13 +1,14 @@
 //! kubeconfigs: whom a client of kube-apiserver talks to, and as whom.
 //!
-//! They name paths and embed nothing: client-go reads a pair again every five minutes, a changed
-//! kubeconfig never.
+//! They name paths: client-go reads a pair again every five minutes, a changed kubeconfig never. Where they
+//! hold the pair itself (`embed`), whoever reads them has to be started again with each new certificate.
 
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::{Expanded, name, open_file, path};
 use crate::certificate::Owner;
-use crate::file::{Content, File};
+use crate::deed::Deed;
+use crate::file::{Content, File, Fill};
 use crate::setting::{At, Fault, Mode};
 
 /// One kubeconfig that is wanted.
@@ -22,6 +23,10 @@ pub(super) struct Kubeconfig<'a> {
     pub(super) user: &'a str,
     /// The certificate that proves it.
     pub(super) certificate: &'a str,
+    /// Whether it holds certificate, key and CA certificates itself.
+    pub(super) embed: bool,
+    /// The unit that reads it, if one does.
+    pub(super) unit: Option<&'a str>,
     /// Whether a file that someone else wrote may be replaced.
     pub(super) replace: bool,
 }
@@ -31,24 +36,44 @@ impl Kubeconfig<'_> {
     pub(super) fn render(&self, expanded: &Expanded) -> Option<File> {
         let certificate = expanded.get(&name(self.certificate))?;
         let place = &certificate.place;
+        let mut fills = Vec::new();
+        let mut entry = |key: &str, path: String, fill: Fill| {
+            if !self.embed {
+                return (key.to_owned(), Value::String(path));
+            }
+            let mark = fill.mark();
+            fills.push(fill);
+            (format!("{key}-data"), Value::String(mark))
+        };
+        let of = certificate.name.clone();
+        let user: Map<_, _> = [
+            entry("client-certificate", path(&place.path(&place.cert)), Fill::Cert(of.clone())),
+            entry("client-key", path(&place.path(&place.key)), Fill::Key(of)),
+        ]
+        .into_iter()
+        .collect();
+        let trust = certificate.trust.as_ref();
+        let trust =
+            trust.map(|trust| entry("certificate-authority", path(trust), Fill::Trust(trust.clone())));
+        let server = ("server".to_owned(), json!(self.server));
+        let cluster: Map<_, _> = trust.into_iter().chain([server]).collect();
         let value = json!({
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [{"name": "default", "cluster": {
-                "certificate-authority": certificate.trust.as_deref().map(path),
-                "server": self.server,
-            }}],
-            "users": [{"name": self.user, "user": {
-                "client-certificate": path(&place.path(&place.cert)),
-                "client-key": path(&place.path(&place.key)),
-            }}],
+            "clusters": [{"name": "default", "cluster": cluster}],
+            "users": [{"name": self.user, "user": user}],
             "contexts": [{"name": "default", "context": {"cluster": "default", "user": self.user}}],
             "current-context": "default",
         });
-        let content = Content::Yaml(value.as_object().cloned().unwrap_or_default());
+        let mut content = Content::Yaml(value.as_object().cloned().unwrap_or_default());
+        if self.embed {
+            content = Content::Filled(Box::new(content), fills);
+        }
+        let told = self.unit.filter(|_| self.embed);
         Some(File {
             mode: Mode(0o600),
             owner: Owner::default(),
+            deeds: told.map(|unit| Deed::Restart(unit.to_owned())).into_iter().collect(),
             ..open_file(self.file, self.path, content, std::slice::from_ref(&certificate.name), self.replace)
         })
     }

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::flags::{self, Flags, Format, Program};
 use super::kubeconfig::{self, Kubeconfig};
 use super::{
     Certificates, Component, Expanded, Surroundings, default_node_name, literals, name, names, node_name,
@@ -36,13 +37,18 @@ pub struct Settings {
     #[serde(default = "super::default_domain")]
     pub cluster_domain: String,
     pub version: Option<At<Version>>,
+    #[serde(default)]
+    pub format: Format,
     #[serde(default = "yes")]
     pub render: bool,
     #[serde(default)]
     pub extra_dns: Vec<Template>,
     #[serde(default)]
     pub extra_ips: Vec<IpAddr>,
+    pub args: Option<At<Map<String, Value>>>,
     pub settings: Option<At<Map<String, Value>>>,
+    #[serde(default)]
+    pub embed: bool,
     #[serde(default)]
     pub replace: bool,
 }
@@ -130,7 +136,15 @@ impl Component for Settings {
         let node = node_name(&self.node_name, around)?;
         let mut configuration = self.configuration(client, serving);
         pass_through(&mut configuration, "settings", self.settings.as_ref(), &OWNED)?;
-        let arguments = vec![("KUBELET_EXTRA_ARGS".to_owned(), self.arguments(&node))];
+        let program = Program {
+            name: "kubelet",
+            table: self.ca.span(),
+            env: [ARGUMENTS, "KUBELET_EXTRA_ARGS"],
+            flags: flags::with_args(self.flags(&node), self.args.as_ref(), &[])?,
+            args: self.args.as_ref(),
+            needs: &[],
+            replace: self.replace,
+        };
         let (client, serving) = (&client.name, &serving.name);
         let kubeconfig = self.kubeconfig(&node, expanded)?;
         let files = [
@@ -141,7 +155,7 @@ impl Component for Settings {
                 &[client.clone(), serving.clone()],
                 self.replace,
             ),
-            open_file("kubelet-arguments", ARGUMENTS, Content::Env(arguments), &[], self.replace),
+            program.render(self.format, None)?,
         ];
         Ok(kubeconfig.into_iter().chain(files).collect())
     }
@@ -170,18 +184,25 @@ impl Settings {
             server: self.api_server.get_ref(),
             user: &format!("system:node:{node}"),
             certificate: "kubelet-client",
+            embed: self.embed,
+            unit: Some("kubelet.service"),
             replace: self.replace,
         };
         Ok(kubeconfig.render(expanded))
     }
 
-    /// What is a flag only.
-    fn arguments(&self, node: &str) -> String {
-        let runtime = match self.is_before(RUNTIME_IN_FILE) {
-            true => format!(" --container-runtime=remote --container-runtime-endpoint={RUNTIME}"),
-            false => String::new(),
-        };
-        format!("--hostname-override={node}{runtime}")
+    /// What is a flag only. In a variable these are added to what kubeadm's drop-in of the unit says; in a
+    /// drop-in of our own they are the whole command line.
+    fn flags(&self, node: &str) -> Flags {
+        let whole = self.format == Format::DropIn;
+        let before = self.is_before(RUNTIME_IN_FILE);
+        flags::set(&json!({
+            "config": whole.then_some(CONFIG),
+            "kubeconfig": whole.then_some(KUBECONFIG),
+            "hostname-override": node,
+            "container-runtime": before.then_some("remote"),
+            "container-runtime-endpoint": before.then_some(RUNTIME),
+        }))
     }
 
     /// Where no version is said, it is a current one.

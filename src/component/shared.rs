@@ -25,9 +25,14 @@ const TAKEN: [(&str, &[(&str, &str)]); 7] = [
     ),
     (
         "kube-controller-manager",
-        &[("ca", "ca"), ("service_cidr", "service_cidr"), ("cluster_cidr", "cluster_cidr")],
+        &[
+            ("ca", "ca"),
+            ("service_cidr", "service_cidr"),
+            ("cluster_cidr", "cluster_cidr"),
+            ("embed", "embed"),
+        ],
     ),
-    ("kube-scheduler", &[("ca", "ca")]),
+    ("kube-scheduler", &[("ca", "ca"), ("embed", "embed")]),
     (
         "kubelet",
         &[
@@ -36,12 +41,16 @@ const TAKEN: [(&str, &[(&str, &str)]); 7] = [
             ("api_server", "api_server"),
             ("cluster_dns", "cluster_dns"),
             ("version", "version"),
+            ("embed", "embed"),
             ("cluster_domain", "cluster_domain"),
         ],
     ),
-    ("kube-proxy", &[("ca", "ca"), ("api_server", "api_server"), ("cluster_cidr", "cluster_cidr")]),
-    ("admin", &[("ca", "ca")]),
-    ("service-account", &[("etcd_servers", "etcd_servers")]),
+    (
+        "kube-proxy",
+        &[("ca", "ca"), ("api_server", "api_server"), ("cluster_cidr", "cluster_cidr"), ("embed", "embed")],
+    ),
+    ("admin", &[("ca", "ca"), ("embed", "embed")]),
+    ("service-account", &[("etcd_servers", "etcd_servers"), ("api_server", "api_server")]),
 ];
 
 /// Takes `[kubernetes]` out of the tables and hands it to those that are there.

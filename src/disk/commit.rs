@@ -23,6 +23,8 @@ use crate::setting::Name;
 
 pub(super) const HIDDEN: &str = ".nodecert";
 pub(super) const CURRENT: &str = "current";
+/// What shows whether a directory takes a file.
+pub(super) const PROBE: &str = "probe";
 pub(super) const MISSING: &str = "is missing";
 
 /// What one file of a pair is to hold.
@@ -49,7 +51,7 @@ pub(super) fn parts<'a>(place: &'a Place, pair: &Pair) -> Vec<Part<'a>> {
 }
 
 /// The same files, without what is in them.
-fn files(place: &Place) -> impl Iterator<Item = &str> {
+pub(super) fn files(place: &Place) -> impl Iterator<Item = &str> {
     let optional = [place.combined.as_deref(), place.chain.as_deref()];
     optional.into_iter().flatten().chain([place.key.as_str(), place.cert.as_str()])
 }
@@ -225,14 +227,14 @@ fn save(root: &Root, dir: &Dir, place: &Place, file: &str, now: SystemTime) -> R
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stands {
+pub(super) enum Stands {
     Nothing,
     Ours,
     Foreign,
     Directory,
 }
 
-fn stands(root: &Root, dir: &Dir, place: &Place, file: &str) -> Result<Stands, DiskError> {
+pub(super) fn stands(root: &Root, dir: &Dir, place: &Place, file: &str) -> Result<Stands, DiskError> {
     let Some(meta) = dir.stat(file)? else { return Ok(Stands::Nothing) };
     let ours = match meta.kind {
         Kind::Directory => return Ok(Stands::Directory),
@@ -281,7 +283,7 @@ pub(super) fn consent(root: &Root, dir: &Dir, place: &Place, adopted: bool) -> R
 }
 
 /// As large as a pair with its chain, and fsynced: a full disk shows only then.
-fn probe(dir: &Dir) -> Result<(), RootError> {
-    let draft = dir.draft("probe", &[b'\n'; 16 * 1024], 0o600, None)?;
+pub(super) fn probe(dir: &Dir) -> Result<(), RootError> {
+    let draft = dir.draft(PROBE, &[b'\n'; 16 * 1024], 0o600, None)?;
     dir.remove(draft).map(drop)
 }

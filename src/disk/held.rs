@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use super::commit::{MISSING, generation_path, leads_wrong};
 use super::{DiskError, LIMIT};
-use crate::bundle::Pair;
+use crate::bundle::{Pair, Rejected};
 use crate::certificate::Certificate;
 use crate::key::Key;
 use crate::plan::Held;
@@ -42,6 +42,11 @@ pub fn held(root: &Root, certificate: &Certificate) -> Result<Held, DiskError> {
     };
     Ok(match Pair::parse(key, &cert) {
         Ok(pair) => Held::Pair(pair),
+        Err(Rejected::KeyMismatch) => Held::Mixed(format!(
+            "{} is not the key of {}: another program wrote one of them, or a copy was cut short",
+            shown(&place.key),
+            shown(&place.cert)
+        )),
         Err(why) => Held::Damaged(format!("{}: {why}", shown(&place.cert))),
     })
 }

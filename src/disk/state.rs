@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
+use super::commit::probe;
 use super::{DiskError, LIMIT};
 use crate::key::{Csr, Key, Pending};
 use crate::root::{Dir, Root, RootError};
 use crate::setting::Name;
 
-const STATE: &str = "/var/lib/nodecert";
+/// Where this program keeps its own state.
+pub const STATE: &str = "/var/lib/nodecert";
 const REQUEST: &str = "-----BEGIN CERTIFICATE REQUEST-----";
 
 /// Keeps a file of state: mode 0600, in directories 0700, on disk when this returns. `relative` is a
@@ -21,6 +23,11 @@ pub fn keep_state(root: &Root, relative: &str, content: &[u8]) -> Result<(), Dis
     let (dir, name) = make_parent(root, relative)?;
     dir.put(&name, content, 0o600, None)?;
     Ok(dir.sync()?)
+}
+
+/// Makes sure that a file of state can be kept, before something is got that cannot be had again.
+pub fn prove_state(root: &Root, relative: &str) -> Result<(), DiskError> {
+    Ok(probe(&make_parent(root, relative)?.0)?)
 }
 
 /// Adds to a file of state.

@@ -142,6 +142,7 @@ fn certificate() -> Certificate {
         ssldir: None,
         rotate_key: true,
         renew_at: 0.66,
+        interval: crate::certificate::INTERVAL,
         splay: 0.0,
         place: Place {
             directory: "/etc/etcd/pki".into(),
@@ -468,13 +469,13 @@ fn what_is_no_pair_is_damaged_and_says_where() {
         site.write("etc/etcd/pki/server.key", key);
         site.write("etc/etcd/pki/server.crt", cert);
         match held(&site.root, &certificate).unwrap() {
-            Held::Damaged(why) => why,
+            Held::Damaged(why) | Held::Mixed(why) => why,
             found => panic!("{found:?}"),
         }
     };
     let (key, cert) = (one.pair().key().pem(), one.pair().cert_pem());
     for (key, cert, why) in [
-        (key, other.pair().cert_pem(), "server.crt: its public key is not that of our private key"),
+        (key, other.pair().cert_pem(), "server.key is not the key of "),
         ("", cert.clone(), "server.key: no usable private key"),
         (key, String::new(), "server.crt: it cannot be read as a certificate chain"),
         (key, cert[..cert.len() / 2].to_owned(), "server.crt: it cannot be read as a certificate chain"),
@@ -587,6 +588,7 @@ fn file(path: &str) -> crate::file::File {
         mode: Mode(0o640),
         replace: false,
         deeds: Vec::new(),
+        quiet: None,
     }
 }
 

@@ -13,8 +13,8 @@ pub(super) struct Addresses {
 }
 
 pub(super) fn choose(settings: &Settings, host: &Host, sources: &Sources) -> Result<Addresses, FactsError> {
-    if settings.addresses.is_empty() {
-        Ok(detected(&Rules::new(settings, sources), &host.interfaces))
+    if settings.detects() {
+        Ok(detected(&Rules::new(settings, sources), host.interfaces.as_deref().unwrap_or_default()))
     } else {
         configured(&settings.addresses)
     }

@@ -7,15 +7,15 @@ use nix::net::if_::InterfaceFlags;
 use nix::sys::socket::SockaddrStorage;
 use nix::sys::utsname::uname;
 
-use super::FactsError;
+use super::{FactsError, Settings};
 
-/// What the live kernel says of this host. Read once, by `main`, so that the rest is a function of values.
+/// What the live kernel says of this host, as values, so that the rest is a function of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Host {
     /// uname(2)'s node name, as it is.
     pub nodename: String,
-    /// The interfaces of our network namespace, in the kernel's order.
-    pub interfaces: Vec<Interface>,
+    /// The interfaces of our network namespace, in the kernel's order; none where nobody has asked yet.
+    pub interfaces: Option<Vec<Interface>>,
 }
 
 /// A network interface.
@@ -33,16 +33,28 @@ pub struct Interface {
 }
 
 impl Host {
-    /// Asks the kernel: uname(2) and getifaddrs(3).
+    /// Asks the kernel for the name alone, uname(2): interfaces take longer, and often no one needs them.
+    ///
+    /// # Errors
+    /// [`FactsError::Kernel`].
+    pub fn live() -> Result<Self, FactsError> {
+        let name = uname().map_err(|source| FactsError::Kernel { what: "its name (uname)", source })?;
+        Ok(Self { nodename: name.nodename().to_string_lossy().into_owned(), interfaces: None })
+    }
+
+    /// Asks the kernel for the interfaces too, getifaddrs(3), unless `[node]` names the addresses or they are
+    /// known already.
     ///
     /// # Errors
     /// [`FactsError::Kernel`], which in practice means that a sandbox forbids the call
     /// (`RestrictAddressFamilies=` without `AF_NETLINK`).
-    pub fn live() -> Result<Self, FactsError> {
-        let kernel = |what| move |source| FactsError::Kernel { what, source };
-        let nodename = uname().map_err(kernel("its name (uname)"))?.nodename().to_string_lossy().into_owned();
-        let entries = getifaddrs().map_err(kernel("the network interfaces (getifaddrs)"))?;
-        Ok(Self { nodename, interfaces: interfaces(entries) })
+    pub fn completed(self, settings: &Settings) -> Result<Self, FactsError> {
+        if self.interfaces.is_some() || !settings.detects() {
+            return Ok(self);
+        }
+        let what = "the network interfaces (getifaddrs)";
+        let entries = getifaddrs().map_err(|source| FactsError::Kernel { what, source })?;
+        Ok(Self { interfaces: Some(interfaces(entries)), ..self })
     }
 }
 
@@ -95,9 +107,10 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// Reads them all. `below_root` answers for the files of /etc, by their absolute path as this host sees it; /proc
-    /// is always the live kernel's.
-    pub fn read(below_root: impl Fn(&str) -> Option<String>) -> Self {
+    /// Reads what `[node]` leaves to detection. `below_root` answers for the files of /etc, by their absolute path as
+    /// this host sees it; /proc is always the live kernel's.
+    pub fn read(settings: &Settings, below_root: impl Fn(&str) -> Option<String>) -> Self {
+        let proc = |path| settings.detects().then(|| proc(path)).flatten();
         Self {
             etc_hostname: below_root("/etc/hostname"),
             etc_hosts: below_root("/etc/hosts"),

@@ -24,7 +24,7 @@ fn interface(name: &str, addresses: &[&str]) -> Interface {
 }
 
 fn named(nodename: &str) -> Host {
-    Host { nodename: nodename.to_owned(), interfaces: Vec::new() }
+    Host { nodename: nodename.to_owned(), interfaces: None }
 }
 
 fn some(text: &str) -> Option<String> {
@@ -56,7 +56,7 @@ fn worker() -> (Host, Sources) {
         machine_id: some("3d1219c7c4c5404aaa1f6d2a48adfda4\n"),
         ..Sources::default()
     };
-    (Host { nodename: "Node01".to_owned(), interfaces }, sources)
+    (Host { nodename: "Node01".to_owned(), interfaces: Some(interfaces) }, sources)
 }
 
 fn ips(facts: &Facts) -> Vec<String> {
@@ -261,8 +261,10 @@ fn patterns_steer_the_choice() {
 
 #[test]
 fn loopback_counts_only_by_its_full_name_and_never_127() {
-    let host =
-        Host { nodename: "a".to_owned(), interfaces: vec![interface("lo", &["127.0.0.1", "10.255.0.1"])] };
+    let host = Host {
+        nodename: "a".to_owned(),
+        interfaces: Some(vec![interface("lo", &["127.0.0.1", "10.255.0.1"])]),
+    };
     for (pattern, addresses) in [("lo", &["10.255.0.1"][..]), ("lo*", &[]), ("*", &[])] {
         let settings = Settings { interfaces: vec![pattern.to_owned()], ..Settings::default() };
         assert_eq!(ips(&gather(&settings, &host, &Sources::default()).unwrap()), addresses, "{pattern}");
@@ -288,11 +290,11 @@ fn a_pattern_without_an_interface_and_an_excluded_network_are_told() {
 fn the_lowest_metric_leads_and_ipv4_before_ipv6() {
     let host = Host {
         nodename: "a".to_owned(),
-        interfaces: vec![
+        interfaces: Some(vec![
             interface("eth0", &["fd00::1", "10.0.0.1"]),
             interface("eth1", &["fd01::1", "10.1.0.1"]),
             interface("eth2", &["fd02::1", "10.1.0.1"]),
-        ],
+        ]),
     };
     let gather = |route: String, ipv6_route: String| {
         let sources = Sources { route: Some(route), ipv6_route: Some(ipv6_route), ..Sources::default() };
@@ -367,7 +369,8 @@ fn interfaces_of_containers_and_overlays_are_known_by_name() {
     ];
     for (names, count) in [(&left_out[..], 0), (&kept[..], 1)] {
         for name in names {
-            let host = Host { nodename: "a".to_owned(), interfaces: vec![interface(name, &["10.0.0.1"])] };
+            let host =
+                Host { nodename: "a".to_owned(), interfaces: Some(vec![interface(name, &["10.0.0.1"])]) };
             let sources = Sources { route: Some(route(name, 0)), ..Sources::default() };
             let facts = gather(&Settings::default(), &host, &sources).unwrap();
             assert_eq!(facts.addresses.len(), count, "{name}");
@@ -550,7 +553,7 @@ fn settings_are_read_from_toml() {
 #[test]
 fn the_text_has_columns() {
     let (mut host, sources) = worker();
-    host.interfaces.truncate(3);
+    host.interfaces.as_mut().unwrap().truncate(3);
     let facts = gather(&Settings::default(), &host, &sources).unwrap();
     let expected = "\
 hostname    node01                            kernel
@@ -598,13 +601,21 @@ fn an_alias_is_its_interface() {
 fn the_live_host_answers() {
     let host = Host::live().unwrap();
     assert!(!host.nodename.is_empty());
-    assert!(host.interfaces.iter().any(|interface| interface.loopback && interface.name == "lo"));
-    let mut names: Vec<_> = host.interfaces.iter().map(|interface| &interface.name).collect();
+    let configured = Settings { addresses: vec!["10.0.0.1".parse().unwrap()], ..Settings::default() };
+    assert_eq!(host.clone().completed(&configured).unwrap().interfaces, None, "no one needs them");
+    let host = host.completed(&Settings::default()).unwrap();
+    let interfaces = host.interfaces.as_ref().unwrap();
+    assert!(interfaces.iter().any(|interface| interface.loopback && interface.name == "lo"));
+    let mut names: Vec<_> = interfaces.iter().map(|interface| &interface.name).collect();
     names.sort();
     names.dedup();
-    assert_eq!(names.len(), host.interfaces.len(), "each interface once");
+    assert_eq!(names.len(), interfaces.len(), "each interface once");
 
-    let sources = Sources::read(|path| (path == "/etc/hostname").then(|| "node01.example.com".to_owned()));
+    let read = |settings: &Settings| {
+        Sources::read(settings, |path| (path == "/etc/hostname").then(|| "node01.example.com".to_owned()))
+    };
+    assert_eq!(read(&configured).route, None, "no one needs it");
+    let sources = read(&Settings::default());
     assert!(sources.route.is_some() && sources.etc_hosts.is_none());
     let settings = Settings { hostname: some("node01"), ..Settings::default() };
     let facts = gather(&settings, &host, &sources).unwrap();
@@ -665,7 +676,7 @@ proptest! {
             route: next(), ipv6_route: next(), if_inet6: next(),
         };
         let interfaces = vec![interface("eth0", &["10.0.0.1", "::"]), interface(&nodename, &["fd00::1"])];
-        let host = Host { nodename, interfaces };
+        let host = Host { nodename, interfaces: Some(interfaces) };
         let settings = Settings {
             hostname: None,
             interfaces: vec![pattern],

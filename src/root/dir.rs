@@ -69,12 +69,17 @@ impl Dir {
     /// Reads a regular file of at most `limit` bytes; `None` if it is not there.
     pub fn read(&self, name: impl AsRef<Path>, limit: usize) -> Result<Option<Read>, RootError> {
         let flags = TO_READ | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        read_opened(openat(&self.fd, name.as_ref(), flags, Mode::empty()), self.shown(name), limit)
+        read_opened(
+            unbroken(|| openat(&self.fd, name.as_ref(), flags, Mode::empty())),
+            self.shown(name),
+            limit,
+        )
     }
 
     /// Opens a directory in this one; `None` if it is not there.
     pub fn dir(&self, name: impl AsRef<Path>) -> Result<Option<Self>, RootError> {
-        let found = openat(&self.fd, name.as_ref(), TO_LIST | OFlag::O_NOFOLLOW, Mode::empty());
+        let flags = TO_LIST | OFlag::O_NOFOLLOW;
+        let found = unbroken(|| openat(&self.fd, name.as_ref(), flags, Mode::empty()));
         let found = self.there("open directory", &name, found)?;
         Ok(found.map(|fd| Self::new(fd, self.shown(name))))
     }
@@ -88,11 +93,12 @@ impl Dir {
 
     /// Makes a directory; `None` if the name is taken. The mode does not depend on the umask.
     pub fn new_dir(&self, name: impl AsRef<Path>, mode: u32) -> Result<Option<Self>, RootError> {
-        match mkdirat(&self.fd, name.as_ref(), Mode::S_IRWXU) {
+        match mkdirat(&self.fd, name.as_ref(), Mode::from_bits_truncate(mode)) {
             Err(Errno::EEXIST) => return Ok(None),
             made => made.map_err(|errno| self.failed("create directory", &name, errno))?,
         }
         let dir = self.dir(&name)?.ok_or_else(|| self.failed("open directory", name, Errno::ENOENT))?;
+        // A directory above may have given it its set-group-ID bit, inode(7).
         dir.set_mode(mode)?;
         Ok(Some(dir))
     }
@@ -168,7 +174,7 @@ impl Dir {
 
     fn open_to_write(&self, name: &Path, flags: OFlag) -> Result<File, RootError> {
         let flags = flags | OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        openat(&self.fd, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)
+        unbroken(|| openat(&self.fd, name, flags, Mode::S_IRUSR | Mode::S_IWUSR))
             .map(File::from)
             .map_err(|errno| self.failed("create", name, errno))
     }
@@ -192,7 +198,7 @@ impl Dir {
     ) -> Result<(), RootError> {
         let name = name.as_ref();
         let flags = TO_READ | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let file = openat(&self.fd, name, flags, Mode::empty())
+        let file = unbroken(|| openat(&self.fd, name, flags, Mode::empty()))
             .map(File::from)
             .map_err(|errno| self.failed("open", name, errno))?;
         let stat = fstat(&file).map_err(|errno| self.failed("look at", name, errno))?;
@@ -200,7 +206,7 @@ impl Dir {
             return Err(self.failed("change the mode of", name, Errno::EBUSY));
         }
         self.set(name, &file, mode, ids)?;
-        fsync(&file).map_err(|errno| self.failed("write", name, errno))
+        unbroken(|| fsync(&file)).map_err(|errno| self.failed("write", name, errno))
     }
 
     /// The owner first: with the new mode the old owner's group might read.
@@ -281,6 +287,33 @@ impl Dir {
         Ok(self.there("remove", name, gone)?.is_some())
     }
 
+    /// Removes what a crash left of [`Dir::draft`] or [`Dir::put_link`].
+    pub fn remove_draft(&self, name: impl AsRef<Path>) -> Result<bool, RootError> {
+        self.remove(beside(name.as_ref()))
+    }
+
+    /// Whether a name is one that only drafts have.
+    pub fn is_draft(name: &OsStr) -> bool {
+        let name = name.as_bytes();
+        name.starts_with(b".") && name.ends_with(NEW)
+    }
+
+    /// Removes a name that is no directory, and overwrites it first if it is a file, durably; `false` if it was
+    /// not there.
+    pub fn wipe(&self, name: impl AsRef<Path>) -> Result<bool, RootError> {
+        let name = name.as_ref();
+        let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        // What cannot be opened so, as a link, holds nothing.
+        if let Ok(fd) = openat(&self.fd, name, flags, Mode::empty()) {
+            let stat = fstat(&fd).map_err(|errno| self.failed("look at", name, errno))?;
+            if Meta::of(&stat).kind == super::Kind::Regular {
+                let zeros = vec![0; usize::try_from(stat.st_size).unwrap_or(0)];
+                self.write(name, File::from(fd), &zeros)?.sync()?;
+            }
+        }
+        self.remove(name)
+    }
+
     /// Removes a directory and the files in it; directories in it are not ours and stop it.
     pub fn remove_dir(&self, name: impl AsRef<Path>) -> Result<(), RootError> {
         let Some(dir) = self.dir(&name)? else { return Ok(()) };
@@ -313,7 +346,7 @@ impl Dir {
 
     /// Makes the names in it durable, fsync(2).
     pub fn sync(&self) -> Result<(), RootError> {
-        fsync(&self.fd).map_err(|errno| RootError::io("fsync", &self.path, errno))
+        unbroken(|| fsync(&self.fd)).map_err(|errno| RootError::io("fsync", &self.path, errno))
     }
 
     fn there<T>(
@@ -349,10 +382,22 @@ impl Written {
     }
 }
 
+/// A signal that comes in between is no fault: signal(7), on calls that network file systems make wait.
+fn unbroken<T>(call: impl Fn() -> nix::Result<T>) -> nix::Result<T> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => {}
+            answer => return answer,
+        }
+    }
+}
+
+const NEW: &[u8] = b".nodecert-new";
+
 /// One fixed name: whoever writes holds the lock, and a leftover of a crash is removed by the next.
 fn beside(name: &Path) -> OsString {
     let mut draft = OsString::from(".");
     draft.push(name);
-    draft.push(OsStr::from_bytes(b".nodecert-new"));
+    draft.push(OsStr::from_bytes(NEW));
     draft
 }

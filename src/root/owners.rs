@@ -4,6 +4,7 @@ use nix::unistd::{Group, User, geteuid};
 
 use super::{Root, RootError};
 use std::path::Path;
+use std::sync::Arc;
 
 /// The largest directory of users that is read from a file.
 const MAX_NAMES: usize = 16 * 1024 * 1024;
@@ -23,6 +24,8 @@ pub enum Owners {
     Known(Names),
     /// Owners are left alone, and why.
     LeftAlone(String),
+    /// The files that say so cannot be read: no owner is taken for another.
+    Unread(Arc<RootError>),
 }
 
 /// The entries of passwd(5) and group(5).
@@ -40,12 +43,12 @@ impl Owners {
             return Self::LeftAlone("not running as root".to_owned());
         }
         let passwd = root.shown(Path::new("/etc/passwd")).display().to_string();
-        let users = text(root, "/etc/passwd").map(|text| parse_users(&text));
-        match users {
-            None if !root.is_live() => Self::LeftAlone(format!("{passwd} cannot be read")),
-            users => Self::Known(Names {
-                users: users.unwrap_or_default(),
-                groups: text(root, "/etc/group").map(|text| parse_groups(&text)).unwrap_or_default(),
+        match (text(root, "/etc/passwd"), text(root, "/etc/group")) {
+            (Err(error), _) | (_, Err(error)) => Self::Unread(Arc::new(error)),
+            (Ok(None), _) if !root.is_live() => Self::LeftAlone(format!("{passwd} is not there")),
+            (Ok(users), Ok(groups)) => Self::Known(Names {
+                users: parse_users(&users.unwrap_or_default()),
+                groups: parse_groups(&groups.unwrap_or_default()),
                 live: root.is_live(),
                 passwd,
             }),
@@ -55,7 +58,11 @@ impl Owners {
     /// The numbers of a user and a group; the user defaults to root, the group to the user's own.
     /// `None`: they are to be left alone.
     pub fn ids(&self, user: Option<&str>, group: Option<&str>) -> Result<Option<Ids>, RootError> {
-        let Self::Known(names) = self else { return Ok(None) };
+        let names = match self {
+            Self::Known(names) => names,
+            Self::LeftAlone(_) => return Ok(None),
+            Self::Unread(error) => return Err(RootError::Owners(error.clone())),
+        };
         let mut ids = user.map_or(Ok(Ids { user: 0, group: 0 }), |user| names.user(user))?;
         if let Some(group) = group {
             ids.group = names.group(group)?;
@@ -90,9 +97,9 @@ impl Names {
     }
 }
 
-fn text(root: &Root, path: &str) -> Option<String> {
-    let read = root.read(Path::new(path), MAX_NAMES).ok()??;
-    Some(String::from_utf8_lossy(&read.content).into_owned())
+fn text(root: &Root, path: &str) -> Result<Option<String>, RootError> {
+    let read = root.read(Path::new(path), MAX_NAMES)?;
+    Ok(read.map(|read| String::from_utf8_lossy(&read.content).into_owned()))
 }
 
 /// passwd(5): name, password, UID, GID, and what does not matter here.

@@ -1,7 +1,7 @@
 //! Keepsakes: placed where they belong, made if they never were, never made twice.
 
+use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
 
 use tracing::{info, warn};
 use zeroize::Zeroizing;
@@ -14,86 +14,107 @@ use crate::certificate::Owner;
 use crate::disk;
 use crate::file::{Content, File};
 use crate::hooks;
-use crate::keepsake::{self, Keepsake, Next, Origin, There};
-use crate::key::{Key, pem_block};
-use crate::report::FileLine;
-use crate::setting::{Mode, Secret, chain};
+use crate::keepsake::{self, Form, Keepsake, Next, Origin, There, Unkept, Value};
+use crate::key::pem_block;
+use crate::report::{Action, FileLine};
+use crate::setting::{Mode, Name, Secret, chain};
 
 impl Run<'_> {
-    /// Brings each keepsake to its place; two lines each, for the private key and its public half.
-    pub(super) fn keepsakes(&self, survey: &Survey) -> Vec<FileLine> {
-        survey.node.keepsakes.iter().flat_map(|keepsake| self.keep(survey, keepsake)).collect()
+    /// Brings each keepsake that is asked for to its place; a line for each of its files.
+    pub(super) fn keepsakes(&self, survey: &Survey, asked: &BTreeSet<Name>) -> Vec<FileLine> {
+        let wanted = survey.node.keepsakes.iter().filter(|keepsake| survey.concerns(&keepsake.path, asked));
+        wanted.flat_map(|keepsake| self.keep(survey, keepsake)).collect()
     }
 
-    fn keep(&self, survey: &Survey, keepsake: &Keepsake) -> [FileLine; 2] {
+    fn keep(&self, survey: &Survey, keepsake: &Keepsake) -> Vec<FileLine> {
         let mut lines = lines(self.world, keepsake);
-        let key = match self.key(keepsake) {
-            Ok(key) => key,
+        let value = match self.value(keepsake) {
+            Ok(value) => value,
             Err(failure) => {
                 warn!(keepsake = %keepsake.name, "{}", chain(&failure));
+                for line in &mut lines {
+                    (line.action, line.reason) =
+                        (Action::Blocked, format!("waits for {}", keepsake.path.display()));
+                }
                 lines[0].trouble = Some(failure.trouble());
                 return lines;
             }
         };
-        for ((file, content), line) in contents(keepsake, &key).iter().zip(&mut lines) {
-            match disk::put(self.root(), file, content.as_bytes(), survey.now).map_err(Failure::from) {
+        for ((file, content), line) in contents(keepsake, &value).iter().zip(&mut lines) {
+            match self.put(keepsake, file, content, survey) {
                 Ok(changed) => line.changed = changed,
                 Err(failure) => line.trouble = Some(failure.trouble()),
             }
             if line.changed {
-                info!(path = %file.path.display(), "key file written");
+                info!(path = %file.path.display(), "keepsake written");
             }
         }
         lines
     }
 
-    fn key(&self, keepsake: &Keepsake) -> Result<Arc<Key>, Failure> {
-        let state = state(keepsake);
+    fn put(&self, keepsake: &Keepsake, file: &File, content: &str, survey: &Survey) -> Result<bool, Failure> {
+        if matches!(keepsake.form, Form::Pair { .. }) {
+            return Ok(disk::put(self.root(), file, content.as_bytes(), survey.now)?);
+        }
+        // A text lies in our own state, and nowhere else.
+        let changed = disk::differs(self.root(), file, content.as_bytes())?.is_some();
+        if changed {
+            disk::keep_state(self.root(), &state(keepsake), content.as_bytes())?;
+        }
+        Ok(changed)
+    }
+
+    fn value(&self, keepsake: &Keepsake) -> Result<Value, Failure> {
         let given = match &keepsake.origin {
             Origin::Given(source) => Some(disk::secret(self.root(), source, hooks::output)?),
             Origin::Made | Origin::Elsewhere(_) => None,
         };
         let placed = disk::read_key(self.root(), &keepsake.path)?;
-        let made = disk::read_state(self.root(), &state)?;
+        let made = disk::read_state(self.root(), &state(keepsake))?;
         let there = There {
             placed: placed.as_ref().map(|text| text.as_str()),
             made: made.as_ref().map(|text| text.as_str()),
             given: given.as_ref().map(Secret::expose),
+            trace: !disk::present(self.root(), keepsake.trace.as_slice())?.is_empty(),
         };
         match keepsake::decide(keepsake, there).map_err(Failure::Keepsake)? {
-            Next::Place(key) => Ok(key),
+            Next::Place(value) => Ok(value),
             Next::Make => {
-                let key = Key::generate(keepsake.kind)?;
+                let value = keepsake.form.make()?;
                 // In our own state first: should it get lost at its place, it comes back instead of another.
-                disk::keep_state(self.root(), &state, key.pem().as_bytes())?;
+                disk::keep_state(self.root(), &state(keepsake), line(&value).as_bytes())?;
                 info!(keepsake = %keepsake.name, "made; the other hosts of the control plane need a copy of {}", keepsake.path.display());
-                Ok(Arc::new(key))
+                Ok(value)
             }
         }
     }
 }
 
 /// What would be done, without asking the operator's secret.
-pub(super) fn lines(world: &World, keepsake: &Keepsake) -> [FileLine; 2] {
-    let placed = disk::read_key(&world.root, &keepsake.path).map_err(Failure::from);
-    let key = placed.as_ref().ok().and_then(|text| Key::parse(text.as_deref()?).ok());
-    let differences = match (placed, key) {
-        (Err(failure), _) => [Err(failure), Ok(None)],
-        (Ok(None), _) => [Ok(Some(disk::ABSENT.to_owned())), Ok(Some(disk::ABSENT.to_owned()))],
-        (Ok(Some(_)), None) => {
-            [Err(Failure::Keepsake(keepsake::Unkept::Damaged(keepsake.path.clone()))), Ok(None)]
-        }
-        (Ok(Some(_)), Some(key)) => contents(keepsake, &key).map(|(file, content)| {
-            disk::differs(&world.root, &file, content.as_bytes()).map_err(Failure::from)
-        }),
-    };
-    let [private, public] = differences;
+pub(super) fn lines(world: &World, keepsake: &Keepsake) -> Vec<FileLine> {
     let line = |path: &Path, difference| file_line(keepsake.name.to_string(), path, difference);
-    [line(&keepsake.path, private), line(&keepsake.public, public)]
+    let text = match disk::read_key(&world.root, &keepsake.path) {
+        Ok(text) => text,
+        Err(error) => return vec![line(&keepsake.path, Err(error.into()))],
+    };
+    let value = text.as_deref().map(|text| keepsake.form.parse(text));
+    match value {
+        None => keepsake.paths().map(|path| line(path, Ok(Some(disk::ABSENT.to_owned())))).collect(),
+        Some(None) => {
+            let damaged = Unkept::damaged(keepsake);
+            vec![line(&keepsake.path, Err(Failure::Keepsake(damaged)))]
+        }
+        Some(Some(value)) => {
+            let differs = |file: &File, content: &str| {
+                disk::differs(&world.root, file, content.as_bytes()).map_err(Failure::from)
+            };
+            let contents = contents(keepsake, &value);
+            contents.iter().map(|(file, content)| line(&file.path, differs(file, content))).collect()
+        }
+    }
 }
 
-fn contents(keepsake: &Keepsake, key: &Key) -> [(File, Zeroizing<String>); 2] {
-    let newline = if key.pem().ends_with('\n') { "" } else { "\n" };
+fn contents(keepsake: &Keepsake, value: &Value) -> Vec<(File, Zeroizing<String>)> {
     let file = |path: &Path, mode| File {
         name: keepsake.name.clone(),
         path: path.to_owned(),
@@ -101,15 +122,28 @@ fn contents(keepsake: &Keepsake, key: &Key) -> [(File, Zeroizing<String>); 2] {
         needs: Vec::new(),
         owner: Owner::default(),
         mode: Mode(mode),
-        replace: keepsake.replace,
+        // What lies in our own state is no one else's.
+        replace: keepsake.replace || matches!(value, Value::Text(_)),
         deeds: Vec::new(),
+        quiet: None,
     };
-    [
-        (file(&keepsake.path, 0o600), Zeroizing::new([key.pem(), newline].concat())),
-        (file(&keepsake.public, 0o644), Zeroizing::new(pem_block("PUBLIC KEY", &key.public()))),
-    ]
+    let secret = (file(&keepsake.path, 0o600), line(value));
+    let public = match (&keepsake.form, value) {
+        (Form::Pair { public, .. }, Value::Pair(key)) => {
+            Some((file(public, 0o644), Zeroizing::new(pem_block("PUBLIC KEY", &key.public()))))
+        }
+        _ => None,
+    };
+    std::iter::once(secret).chain(public).collect()
 }
 
+fn line(value: &Value) -> Zeroizing<String> {
+    let newline = if value.text().ends_with('\n') { "" } else { "\n" };
+    Zeroizing::new([value.text(), newline].concat())
+}
+
+/// A text has one place, and that is in our own state.
 fn state(keepsake: &Keepsake) -> String {
-    format!("keepsakes/{}.pem", keepsake.name)
+    let kind = if matches!(keepsake.form, Form::Pair { .. }) { ".pem" } else { "" };
+    format!("keepsakes/{}{kind}", keepsake.name)
 }

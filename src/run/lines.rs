@@ -5,18 +5,21 @@ use super::load::known_crl;
 use super::survey::Survey;
 use super::{AS_CONFIGURED, TEXT, World};
 use crate::bundle::Bundle;
-use crate::certificate::{Certificate, Owner};
+use crate::certificate::{Certificate, Owner, too_short};
 use crate::disk::{self, DiskError};
-use crate::file::{Content, File, Part};
+use crate::file::{Content, File, Fill, Part};
 use crate::key::pem_block;
 use crate::node::{self, TrustFile};
 use crate::plan::{Reason, Verdict};
 use crate::render;
 use crate::report::{Action, CertificateLine, FileLine, Trouble};
-use crate::setting::{Name, chain};
+use crate::setting::{Name, Secret, chain};
 use crate::trust::{AnchorSource, Anchors};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use zeroize::Zeroizing;
 
 impl Survey {
     pub(super) fn line(&self, certificate: &Certificate) -> CertificateLine {
@@ -24,6 +27,7 @@ impl Survey {
         let drift = self.drifts.get(&certificate.name).map(Vec::as_slice).unwrap_or_default();
         let leaf = verdict.and_then(Verdict::pair).map(|pair| pair.leaf().clone());
         let (action, reason) = match verdict.and_then(Verdict::reason) {
+            Some(reason @ Reason::Waits(..)) => (Action::Blocked, reason.to_string()),
             Some(reason) => match self.blocked(certificate) {
                 Some(remedy) => (Action::Blocked, format!("{reason}; first {remedy} has to free its name")),
                 None => (Action::Obtain, reason.to_string()),
@@ -65,14 +69,25 @@ impl Survey {
     /// What a person should know: a CA that no one vouched for is named until someone does.
     pub(super) fn notes(&self) -> Vec<String> {
         let unseen = self.config.cas.iter().filter(|(_, ca)| ca.anchors() == Some(&AnchorSource::FirstUse));
-        unseen
-            .flat_map(|(name, _)| {
+        let unseen = unseen.flat_map(|(name, _)| {
                 let known = self.known_anchors(name).map(Anchors::describe).unwrap_or_default();
                 known.into_iter().map(move |(subject, pin, _)| {
                     format!("CA {name}: {subject:?} was taken unseen (first_use = true); compare {pin} with what its operator says, then write tls.pins = [\"{pin}\"] instead")
                 })
-            })
+            });
+        unseen
+            .chain(self.node.certificates.values().filter_map(|certificate| self.short(certificate)))
             .collect()
+    }
+
+    /// A CA that gives less than is asked for, or is asked for nothing, is no fault of the configuration.
+    fn short(&self, certificate: &Certificate) -> Option<String> {
+        let leaf = self.verdicts.get(&certificate.name)?.pair()?.leaf();
+        let why = too_short(leaf.lifetime(), certificate.interval)?;
+        Some(format!(
+            "certificate {}: CA {} gave {why}; or have it give more",
+            certificate.name, certificate.ca
+        ))
     }
 
     fn part(&self, name: &Name, bundle: &Bundle, part: Part) -> String {
@@ -153,8 +168,16 @@ impl Survey {
         self.unread.get(ca).or_else(|| self.anchors.get(ca)?.as_ref().err())
     }
 
-    pub(super) fn rendered(&self, world: &World, file: &File) -> Result<String, Failure> {
-        let template = match &file.content {
+    pub(super) fn rendered(&self, world: &World, file: &File) -> Result<Zeroizing<String>, Failure> {
+        let mut content = &file.content;
+        let filled;
+        if let Content::Filled(_, fills) = content {
+            let value = |fill: &Fill| Ok((fill.mark(), self.filled(world, fill)?));
+            let values = fills.iter().map(value).collect::<Result<Vec<_>, Failure>>()?;
+            filled = render::fill(content, &values);
+            content = &filled;
+        }
+        let template = match content {
             Content::Part(name, part) => match self.bundle(name) {
                 Some(bundle) => self.part(name, bundle, *part),
                 None => return Err(Failure::Waits(format!("certificate {name}"))),
@@ -172,8 +195,31 @@ impl Survey {
             },
             _ => String::new(),
         };
-        let rendered = render::render(&file.content, &template, &node::scope(&self.facts));
-        rendered.map_err(|error| Failure::Render(Arc::new(error)))
+        let rendered = render::render(content, &template, &node::scope(&self.facts));
+        rendered.map(Zeroizing::new).map_err(|error| Failure::Render(Arc::new(error)))
+    }
+
+    fn filled(&self, world: &World, fill: &Fill) -> Result<Secret, Failure> {
+        let encoded = |text: &str| Secret::new(&Zeroizing::new(BASE64.encode(text)));
+        let pair = |name: &Name| match self.bundle(name) {
+            Some(bundle) => Ok(bundle.pair()),
+            None => Err(Failure::Waits(format!("certificate {name}"))),
+        };
+        match fill {
+            Fill::Key(name) => Ok(encoded(pair(name)?.key().pem())),
+            Fill::Cert(name) => Ok(encoded(&pair(name)?.cert_pem())),
+            Fill::Trust(path) => {
+                let trust = self.node.trusts.iter().find(|trust| trust.path == *path);
+                let anchors = trust.and_then(|trust| self.trusted(trust));
+                let waits = || Failure::Waits(format!("the CA certificates of {}", path.display()));
+                Ok(encoded(&anchors.ok_or_else(waits)?.pem()))
+            }
+            Fill::Keepsake(name) => {
+                let text = disk::read_state(&world.root, &format!("keepsakes/{name}"))?;
+                let waits = || Failure::Waits(format!("keepsake {name}"));
+                Ok(Secret::new(&text.ok_or_else(waits)?))
+            }
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use crate::node::Node;
 use crate::root::Root;
 use crate::setting::Name;
 use crate::trust::{AnchorSource, Anchors};
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -48,10 +49,22 @@ fn texts(root: &Root) -> Result<Vec<Text>, Error> {
 }
 
 pub(super) fn gather(world: &World, config: &Config) -> Result<Facts, Error> {
-    let sources = facts::Sources::read(|path| {
-        disk::read_text(&world.root, Path::new(path), TEXT).ok()?.map(|(text, _)| text)
+    let unread = Cell::new(None);
+    let host = world.host.clone().completed(&config.node).map_err(Error::Facts)?;
+    let sources = facts::Sources::read(&config.node, |path| {
+        match disk::read_text(&world.root, Path::new(path), TEXT) {
+            Ok(found) => found.map(|(text, _)| text),
+            Err(error) => {
+                unread.set(Some(error).filter(DiskError::is_failure));
+                None
+            }
+        }
     });
-    facts::gather(&config.node, &world.host, &sources).map_err(Error::Facts)
+    // Other names than the host's would be asked for by other certificates.
+    if let Some(error) = unread.into_inner() {
+        return Err(Error::Disk(error));
+    }
+    facts::gather(&config.node, &host, &sources).map_err(Error::Facts)
 }
 
 /// What is detected of this host, under the configuration's `[node]`, if there is a configuration.
@@ -97,6 +110,15 @@ pub(super) const READ_AT: &str = "# read at ";
 pub(super) fn known_crl(root: &Root, ca: &Name) -> Result<Option<String>, DiskError> {
     let state = disk::read_state(root, &crl_state(ca))?;
     Ok(state.and_then(|text| Some(text.strip_prefix(READ_AT)?.split_once('\n')?.1.to_owned())))
+}
+
+/// The fingerprint of the certificate that this host has had revoked.
+pub(super) fn given_up(root: &Root, certificate: &Name) -> Result<Option<String>, DiskError> {
+    Ok(disk::read_state(root, &given_up_state(certificate))?.map(|text| text.trim().to_owned()))
+}
+
+pub(super) fn given_up_state(certificate: &Name) -> String {
+    format!("revoked/{certificate}")
 }
 
 pub(super) fn crl_state(ca: &Name) -> String {

@@ -1,7 +1,6 @@
 //! One certificate: from a request to a bundle in force.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tracing::{info, warn};
 use zeroize::Zeroizing;
@@ -12,16 +11,13 @@ use super::{Run, TEXT, Trusts};
 use crate::bundle::{Bundle, Pair, Rejected, parse_chain};
 use crate::ca::{self, Ca, Issued, Renewal, Request};
 use crate::certificate::Certificate;
-use crate::clock::{at, human};
+use crate::clock::at;
 use crate::disk;
 use crate::key::{Dialect, Key, Pending};
 use crate::plan::{self, Reason, Verdict};
 use crate::setting::Name;
 use crate::setting::chain;
 use crate::trust::Anchors;
-
-/// A lifetime that an hourly timer can fail to keep up with.
-const SHORT: Duration = Duration::from_secs(3 * 3_600);
 
 impl Run<'_> {
     /// From a request to a certificate in force. Until the commit, what is held stays as it is.
@@ -56,13 +52,13 @@ impl Run<'_> {
             Pair::new(key, issued.chain).and_then(|pair| plan::accept(certificate, pair, anchors, now));
         let bundle = match accepted {
             Ok(bundle) => bundle,
-            Err(why) => return Err(self.rejected(certificate, settings, why)),
+            Err(why) => {
+                let doubted = self.doubted(&why);
+                let rejected = self.rejected(certificate, settings, why);
+                return Err(doubted.unwrap_or(rejected));
+            }
         };
         disk::commit(self.root(), certificate, &bundle, now)?;
-        if bundle.leaf().lifetime() < SHORT {
-            let length = human(bundle.leaf().lifetime());
-            warn!(certificate = %name, "{name}: is valid for {length} only, and the timer runs every hour; ask for a longer ttl, or run it more often");
-        }
         disk::drop_pending(self.root(), name)?;
         info!(certificate = %name, ca = %certificate.ca, "{name}: installed, valid until {}", at(bundle.leaf().not_after));
         Ok((bundle, reason_of(verdict)))
@@ -120,6 +116,7 @@ impl Run<'_> {
         let kept = held.filter(|pair| {
             !certificate.rotate_key
                 && !settings.keeps_names()
+                && !matches!(verdict.reason(), Some(Reason::Unfit(Rejected::Revoked)))
                 && pair.leaf().has_key_kind(certificate.identity.key)
         });
         let pending = self.pending(survey, certificate, settings, &ca.dialect()?, held, kept)?;

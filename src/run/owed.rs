@@ -12,9 +12,9 @@ use super::survey::Survey;
 use super::{Ask, Run, TEXT};
 use crate::deed::{Deed, Event};
 use crate::disk;
-use crate::hooks;
-use crate::node::Node;
-use crate::report::{Action, Exit, OwedLine, Trouble};
+use crate::file::File;
+use crate::node::{Node, TrustFile};
+use crate::report::{Action, OwedLine};
 use crate::root::Root;
 use crate::setting::Name;
 use crate::trust::Pin;
@@ -75,7 +75,7 @@ impl Run<'_> {
         let known = debts.len();
         if self.world.tells {
             let due = asked.iter().filter(|name| survey.is_to_get(name, ask.missing)).cloned().collect();
-            for debt in self.coming(survey, &due) {
+            for debt in self.coming(survey, &due, ask) {
                 let there =
                     debts.iter().any(|other| other.deed == debt.deed && other.subject == debt.subject);
                 if !there {
@@ -89,12 +89,15 @@ impl Run<'_> {
         Ok(debts)
     }
 
-    fn coming(&self, survey: &Survey, due: &BTreeSet<Name>) -> Vec<Debt> {
+    fn coming(&self, survey: &Survey, due: &BTreeSet<Name>, ask: &Ask) -> Vec<Debt> {
         let mut debts = Vec::new();
+        // What a CA publishes may have changed: that shows only when it has been asked.
+        let learns = |trust: &TrustFile| trust.cas.iter().any(|ca| self.is_to_learn(survey, ca, ask));
         for certificate in survey.node.certificates.values() {
             let trust =
                 survey.node.trusts.iter().find(|trust| Some(&trust.path) == certificate.trust.as_ref());
-            let trust = trust.filter(|trust| survey.trust_line(self.world, trust).action != Action::Keep);
+            let trust = trust
+                .filter(|trust| learns(trust) || survey.trust_line(self.world, trust).action != Action::Keep);
             for hook in &certificate.hooks {
                 if hook.on.contains(&Event::Leaf) && due.contains(&certificate.name) {
                     debts.push(self.debt(survey, &hook.deed, Subject::Certificate(certificate.name.clone())));
@@ -105,7 +108,16 @@ impl Run<'_> {
             }
         }
         let told = survey.node.files.iter().filter(|file| !file.deeds.is_empty());
-        for file in told.filter(|file| survey.file_line(self.world, file).action != Action::Keep) {
+        // A file can hold a certificate that is about to change, or what is trusted with it.
+        let embeds = |need: &Name| {
+            let trust = survey.node.certificates.get(need).and_then(|certificate| certificate.trust.as_ref());
+            let trust = survey.node.trusts.iter().find(|file| Some(&file.path) == trust);
+            due.contains(need) || trust.is_some_and(learns)
+        };
+        let changes = |file: &&File| {
+            file.needs.iter().any(embeds) || survey.file_line(self.world, file).action != Action::Keep
+        };
+        for file in told.filter(changes) {
             let debt = |deed| self.debt(survey, deed, Subject::File(file.path.clone()));
             debts.extend(file.deeds.iter().map(debt));
         }
@@ -126,14 +138,21 @@ impl Run<'_> {
                 .and_then(|v| v.pair())
                 .map(|pair| pair.leaf().fingerprint.to_string()),
             Subject::File(path) => {
-                let text = disk::read_text(self.root(), path, TEXT).ok().flatten();
-                text.map(|(text, _)| Pin::of(text.as_bytes()).to_string())
+                let (text, _) = disk::read_text(self.root(), path, TEXT).ok().flatten()?;
+                let file = survey.node.files.iter().find(|file| file.path == *path);
+                let told = match file.and_then(|file| file.quiet) {
+                    Some(quiet) => {
+                        text.lines().filter(|line| !line.starts_with(quiet)).collect::<Vec<_>>().join("\n")
+                    }
+                    None => text,
+                };
+                Some(Pin::of(told.as_bytes()).to_string())
             }
         }
     }
 
     /// Does what is owed, each deed once; what fails stays owed.
-    pub(super) fn pay(&self, survey: &Survey, debts: Vec<Debt>) -> Result<Vec<OwedLine>, Error> {
+    pub(super) async fn pay(&self, survey: &Survey, debts: Vec<Debt>) -> Result<Vec<OwedLine>, Error> {
         if debts.is_empty() || !self.world.tells {
             return Ok(Vec::new());
         }
@@ -141,15 +160,14 @@ impl Run<'_> {
         let due: Vec<_> = debts.into_iter().filter(changed).collect();
         let mut lines = Vec::new();
         for deed in needed(&deeds(&due)) {
-            let done = hooks::perform(&deed);
-            match &done {
-                Ok(()) => info!("hook done: {deed}"),
-                Err(why) => warn!("hook failed and stays owed: {deed}: {why}"),
+            let mut trouble = self.perform(survey, &deed).await.err();
+            match &mut trouble {
+                None => info!("hook done: {deed}"),
+                Some(trouble) => {
+                    warn!("hook not done: {deed}: {}", trouble.message);
+                    trouble.message.push_str("; it stays owed and is tried again by the next run");
+                }
             }
-            let trouble = done.err().map(|why| Trouble {
-                message: format!("{why}; it stays owed and is tried again by the next run"),
-                exit: Exit::Fault,
-            });
             lines.push(OwedLine { deed: deed.to_string(), trouble });
         }
         let failed = |debt: &&Debt| {
@@ -169,11 +187,16 @@ impl Run<'_> {
     }
 }
 
-/// A unit that is restarted need not be reloaded.
+/// A unit that is restarted need not be reloaded, and one that waits for its turn is not restarted before.
 fn needed(deeds: &BTreeSet<Deed>) -> Vec<Deed> {
-    let restarted = |deed: &Deed| match deed {
-        Deed::Reload(unit) => deeds.contains(&Deed::Restart(unit.clone())),
-        _ => false,
+    let in_turn = |deed: &Deed| deeds.contains(&Deed::InTurn(Box::new(deed.clone())));
+    let restarted = |unit: &String| {
+        let restart = Deed::Restart(unit.clone());
+        deeds.contains(&restart) || in_turn(&restart)
     };
-    deeds.iter().filter(|deed| !restarted(deed)).cloned().collect()
+    let needless = |deed: &Deed| match deed {
+        Deed::Reload(unit) => restarted(unit) || in_turn(deed),
+        _ => in_turn(deed),
+    };
+    deeds.iter().filter(|deed| !needless(deed)).cloned().collect()
 }

@@ -94,6 +94,21 @@ impl Run<'_> {
         }
     }
 
+    /// Removes what a run that did not come to its end has left: drafts, and requests that were answered. What
+    /// is still to be answered stays, to be asked again as it is.
+    pub(super) fn clear_up(&self, survey: &Survey) -> Result<(), DiskError> {
+        disk::sweep(self.root(), &survey.node)?;
+        for certificate in survey.node.certificates.values().filter(|certificate| certificate.rotate_key) {
+            let held = survey.verdicts.get(&certificate.name).and_then(Verdict::pair);
+            let Some(pair) = held else { continue };
+            let open = disk::pending(self.root(), &certificate.name)?;
+            if open.is_some_and(|open| pair.leaf().is_of(&open.key)) {
+                disk::drop_pending(self.root(), &certificate.name)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The state is this machine's from now on; what was made on another is on a list until it is made anew.
     pub(super) fn remember_machine(&self, survey: &Survey) -> Result<(), DiskError> {
         let Some(id) = &survey.facts.machine_id else { return Ok(()) };
@@ -152,9 +167,12 @@ impl Run<'_> {
         match self.done.get(&line.name) {
             Some(Done::Obtained(reason)) => {
                 (line.action, line.reason, line.changed) = (Action::Obtain, reason.clone(), true);
+                line.usable = true;
             }
             Some(Done::Repaired(what)) => {
                 (line.action, line.reason, line.changed) = (Action::Repair, what.clone(), true);
+                // What was gone from its place is there again.
+                line.usable = true;
             }
             Some(Done::Failed(failure)) => {
                 line.trouble = Some(failure.trouble());

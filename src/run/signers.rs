@@ -127,7 +127,8 @@ impl Run<'_> {
             return;
         }
         let Some(settings) = survey.config.cas.get(name) else { return };
-        let opened = self.material(survey, name, settings).and_then(|material| {
+        let material = self.prove_clock().and_then(|()| self.material(survey, name, settings));
+        let opened = material.and_then(|material| {
             Ok(Ca::open(name, settings, material, &self.world.clock, self.deadline).map_err(Arc::new)?)
         });
         self.cas.insert(name.clone(), opened);
@@ -136,21 +137,26 @@ impl Run<'_> {
     /// What lies on disk for a CA: whom it must prove to be, our secrets, our held certificates.
     fn material(&self, survey: &Survey, name: &Name, settings: &ca::Settings) -> Result<Material, Failure> {
         let root = self.world.root.clone();
-        let state = format!("unwrapped/{name}");
+        let state = unwrapped_state(name);
         let sources = settings.secrets();
         let secrets: Vec<_> = sources.iter().map(|source| self.secret(source)).collect();
         let wrapped = sources.iter().position(|source| Some(*source) == settings.wrapped());
         let token = wrapped.and_then(|at| secrets.get(at)?.as_ref().ok());
         let token = token.map(|token| Pin::of(token.expose().as_bytes()).to_string());
         let stored = disk::read_state(self.root(), &state)?;
+        let stored = stored.and_then(|text| unwrapped_from(&text, token.as_deref()));
+        if token.is_some() && stored.is_none() {
+            // What is unwrapped cannot be had again.
+            disk::prove_state(self.root(), &state)?;
+        }
         Ok(Material {
             tls: self.server_anchors(name, settings)?,
             secrets,
-            stored: stored.and_then(|text| unwrapped_from(&text, token.as_deref())),
+            stored,
             bundles: survey
                 .verdicts
                 .iter()
-                .filter_map(|(name, v)| Some((name.clone(), v.bundle()?.clone())))
+                .filter_map(|(name, v)| Some((name.clone(), v.credential()?.clone())))
                 .collect(),
             root: self.authority(name, settings)?,
             keep: Box::new(move |secret| {
@@ -208,6 +214,11 @@ impl Run<'_> {
         info!(ca = %name, "CA {name}: made the embedded CA's key");
         Ok(Some(made))
     }
+}
+
+/// Where what was unwrapped for a CA lies until it is not needed.
+pub(super) fn unwrapped_state(ca: &Name) -> String {
+    format!("unwrapped/{ca}")
 }
 
 /// The secret of an earlier run, unless another wrapping token has come since.

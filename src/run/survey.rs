@@ -6,17 +6,18 @@ use std::time::SystemTime;
 
 use super::World;
 use super::failure::{Error, Failure};
-use super::load::{cloned, gather, known_anchors, known_crl, load};
-use crate::bundle::{Bundle, Rejected};
+use super::load::{cloned, gather, given_up, known_anchors, known_crl, load};
+use super::steady;
+use crate::bundle::Bundle;
 use crate::ca;
 use crate::certificate::Certificate;
 use crate::config::Config;
 use crate::disk::{self, DiskError};
 use crate::facts::Facts;
 use crate::node::{self, Node};
-use crate::plan::{self, Reason, Verdict};
+use crate::plan::{self, Known, Verdict};
 use crate::setting::Name;
-use crate::trust::{self, Anchors};
+use crate::trust::Anchors;
 
 /// What is wanted and what is there: the ground of every command. Nothing was changed, no one was asked.
 #[derive(Debug)]
@@ -37,6 +38,8 @@ pub struct Survey {
     pub(super) cloned: BTreeSet<Name>,
     /// The CAs whose revocation lists could not be read in this run.
     pub(super) unread: BTreeMap<Name, Failure>,
+    /// Until when certificates do not follow this host's names and addresses.
+    pub(super) settles: Option<SystemTime>,
     pub(super) now: SystemTime,
 }
 
@@ -48,6 +51,7 @@ pub fn survey(world: &World, force: bool) -> Result<Survey, Error> {
     let node = node::expand(&config, &facts, &present).map_err(Error::Config)?;
     let cloned = cloned(&world.root, &facts, &node);
     let now = world.clock.now();
+    let settles = steady::settles(&world.root, &config, &facts, now);
     let known =
         |(name, ca): (&Name, &ca::Settings)| (name.clone(), known_anchors(&world.root, name, ca, now));
     let anchors = config.cas.iter().map(known).collect();
@@ -62,6 +66,7 @@ pub fn survey(world: &World, force: bool) -> Result<Survey, Error> {
         unread: BTreeMap::new(),
         gone: BTreeSet::new(),
         cloned,
+        settles,
         now,
     };
     let names: Vec<_> = survey.node.certificates.keys().cloned().collect();
@@ -110,16 +115,18 @@ impl Survey {
         force: bool,
     ) -> Result<Verdict, DiskError> {
         let held = disk::held(&world.root, certificate)?;
-        let cloned = self.cloned.contains(&certificate.name);
-        let verdict = plan::decide(certificate, held, anchors, cloned, force, self.now);
-        let (Some(bundle), Some(anchors)) = (verdict.bundle(), anchors) else { return Ok(verdict) };
-        let Some(lists) = known_crl(&world.root, &certificate.ca)? else { return Ok(verdict) };
-        let [leaf, above @ ..] = bundle.pair().chain() else { return Ok(verdict) };
-        let issuers: Vec<_> = above.iter().chain(anchors.certificates()).cloned().collect();
-        match trust::revokes(&lists, &issuers, leaf) {
-            Ok(true) => Ok(Verdict::Obtain(Some(bundle.pair().clone()), Reason::Unfit(Rejected::Revoked))),
-            Ok(false) | Err(_) => Ok(verdict),
-        }
+        let crl = known_crl(&world.root, &certificate.ca)?;
+        let given_up = given_up(&world.root, &certificate.name)?;
+        let known = Known {
+            anchors,
+            crl: crl.as_deref(),
+            given_up: given_up.as_deref(),
+            cloned: self.cloned.contains(&certificate.name),
+            forced: force,
+            settles: self.settles,
+            now: self.now,
+        };
+        Ok(plan::decide(certificate, held, &known))
     }
 
     /// A CA's anchors, where they are known.
@@ -127,16 +134,18 @@ impl Survey {
         self.anchors.get(ca)?.as_ref().ok()?.as_ref()
     }
 
-    /// The certificates that names stand for; all if there is none.
+    /// The certificates and keepsakes that names stand for; all if there is none.
     pub(super) fn asked(&self, only: &[Name]) -> Result<BTreeSet<Name>, Error> {
+        let keepsakes = self.node.keepsakes.iter().map(|keepsake| &keepsake.name);
+        let all: BTreeSet<_> = self.node.certificates.keys().chain(keepsakes).cloned().collect();
         if only.is_empty() {
-            return Ok(self.node.certificates.keys().cloned().collect());
+            return Ok(all);
         }
         let mut asked = BTreeSet::new();
         for name in only {
             match self.node.components.get(name.as_str()) {
-                Some(certificates) => asked.extend(certificates.iter().cloned()),
-                None if self.node.certificates.contains_key(name) => drop(asked.insert(name.clone())),
+                Some(names) => asked.extend(names.iter().cloned()),
+                None if all.contains(name) => drop(asked.insert(name.clone())),
                 None => return Err(self.unknown(name)),
             }
         }
@@ -161,8 +170,9 @@ impl Survey {
     pub(super) fn concerns(&self, path: &Path, asked: &BTreeSet<Name>) -> bool {
         let trusts = self.node.trusts.iter().map(|trust| (&trust.path, &trust.certificates));
         let files = self.node.files.iter().map(|file| (&file.path, &file.needs));
-        if self.node.keepsakes.iter().any(|keepsake| path == keepsake.path || path == keepsake.public) {
-            return true;
+        let keepsake = self.node.keepsakes.iter().find(|keepsake| keepsake.paths().any(|own| own == path));
+        if let Some(keepsake) = keepsake {
+            return asked.contains(&keepsake.name) || keepsake.users.iter().any(|user| asked.contains(user));
         }
         let with = trusts.chain(files).filter(|(there, _)| *there == path).map(|(_, names)| names);
         with.into_iter().any(|names| names.is_empty() || names.iter().any(|name| asked.contains(name)))

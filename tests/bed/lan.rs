@@ -6,7 +6,9 @@
 //! that not even a killed test leaves one behind.
 
 use super::process::must;
+use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 /// A network namespace with loopback up.
@@ -33,6 +35,15 @@ impl Netns {
         let mut command = Command::new("nsenter");
         command.args(["--target", &self.pid(), "--net", "--", program]);
         command
+    }
+
+    /// What setns(2) takes.
+    pub(crate) fn namespace(&self) -> File {
+        File::open(self.namespace_path()).unwrap()
+    }
+
+    pub(crate) fn namespace_path(&self) -> PathBuf {
+        format!("/proc/{}/ns/net", self.pid()).into()
     }
 
     fn pid(&self) -> String {

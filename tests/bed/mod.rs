@@ -9,6 +9,9 @@
 #![allow(dead_code, unused_imports)]
 
 mod etcd;
+mod fleet;
+mod gate;
+mod guest;
 mod host;
 mod kubernetes;
 mod lan;
@@ -18,12 +21,17 @@ mod puppet;
 mod x509;
 
 pub(crate) use etcd::{Etcd, EtcdRelease, Member};
+pub(crate) use fleet::{Fleet, Writer};
+pub(crate) use gate::Gate;
+pub(crate) use guest::{Debian, Guest};
 pub(crate) use host::{Host, Outcome};
 pub(crate) use kubernetes::Kubernetes;
 pub(crate) use lan::{Lan, Netns};
 pub(crate) use openbao::{Login, NAME, Openbao, Pki};
 pub(crate) use process::{Daemon, Ended, ended, must};
-pub(crate) use puppet::{Autosign, PuppetConfig, PuppetRelease, Puppetserver, fingerprint};
+pub(crate) use puppet::{
+    Autosign, PASSWORD, PuppetConfig, PuppetRelease, Puppetserver, Renewal, fingerprint,
+};
 pub(crate) use x509::{Authority, Inspected, ServerCertificate, blocks, inspect};
 
 use std::net::{Ipv4Addr, TcpListener};

@@ -168,6 +168,11 @@ impl Openbao {
             .unwrap_or_else(|e| panic!("{path}: {e}\n{}", self.daemon.log()))
     }
 
+    /// User and system time of the server so far.
+    pub(crate) fn cpu(&self) -> Duration {
+        self.daemon.cpu()
+    }
+
     /// How many tokens exist: a run that revokes its own leaves the number as it was.
     pub(crate) fn tokens(&self) -> usize {
         let list = Method::from_bytes(b"LIST").unwrap();
@@ -195,6 +200,21 @@ impl Openbao {
         let intermediate_pem = self.intermediate(&root, &mount, name);
         let role_id = self.login(name, &mount);
         Pki { server: self, name: name.to_owned(), mount, root_pem, intermediate_pem, role_id }
+    }
+
+    /// The same with one mount, `NAME/prod/pki`, whose root signs.
+    pub(crate) fn root_pki(&self, name: &str) -> Pki<'_> {
+        let mount = format!("{name}/prod/pki");
+        let root_pem = self.root(&mount, name);
+        let role_id = self.login(name, &mount);
+        Pki {
+            server: self,
+            name: name.to_owned(),
+            mount,
+            intermediate_pem: root_pem.clone(),
+            root_pem,
+            role_id,
+        }
     }
 
     fn root(&self, mount: &str, name: &str) -> String {
@@ -342,6 +362,13 @@ impl Pki<'_> {
         self.server.admin(Method::POST, &format!("{}/roles/{name}", self.mount), &role);
     }
 
+    /// How many certificates this mount has signed, with its own.
+    pub(crate) fn signed(&self) -> usize {
+        let list = Method::from_bytes(b"LIST").unwrap();
+        let there = self.server.admin(list, &format!("{}/certs", self.mount), &json!(null));
+        there["data"]["keys"].as_array().unwrap().len()
+    }
+
     /// The policy that may sign here and nothing else.
     pub(crate) fn policy(&self) -> String {
         format!("{}-sign", self.name)
@@ -416,7 +443,8 @@ fn serve(directory: &Path) -> Daemon {
 
 /// Puts the certificate there that the listener shows.
 fn show(directory: &Path, authority: &Authority) {
-    let listener = authority.issue(&["127.0.0.1", "localhost", NAME]);
+    // The middle two: as guests reach it, through a gate.
+    let listener = authority.issue(&["127.0.0.1", "localhost", "10.99.0.1", "vault.example.com", NAME]);
     std::fs::write(directory.join("listener.crt"), listener.certificate).unwrap();
     std::fs::write(directory.join("listener.key"), listener.key).unwrap();
 }

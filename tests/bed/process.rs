@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 /// What a command that ended left behind.
 #[derive(Debug)]
@@ -55,6 +56,16 @@ impl Daemon {
         self.child.id()
     }
 
+    /// User and system time so far, by proc_pid_stat(5): the fourteenth and fifteenth field, in hundredths of a
+    /// second.
+    pub(crate) fn cpu(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        // The second field is a name in brackets, which may hold anything.
+        let fields = stat.rsplit(") ").next().unwrap().split(' ');
+        let ticks = fields.skip(11).take(2).map(|field| field.parse::<u64>().unwrap());
+        Duration::from_millis(10 * ticks.sum::<u64>())
+    }
+
     /// Everything that it has said.
     pub(crate) fn log(&self) -> String {
         let bytes = std::fs::read(&self.log).unwrap();
@@ -65,6 +76,20 @@ impl Daemon {
     pub(crate) fn must_live(&mut self) {
         let ended = self.child.try_wait().unwrap();
         assert!(ended.is_none(), "the server ended with {}:\n{}", ended.unwrap(), self.log());
+    }
+
+    /// Asks it to end, as systemd does, and waits until it has.
+    pub(crate) fn end(&mut self) {
+        let pid = nix::unistd::Pid::from_raw(self.child.id().cast_signed());
+        // Fails only when it has already gone.
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+        for _ in 0..1_000 {
+            if self.child.try_wait().unwrap().is_some() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.kill();
     }
 
     pub(crate) fn kill(&mut self) {

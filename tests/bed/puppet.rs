@@ -18,8 +18,33 @@ pub(crate) struct PuppetConfig {
     pub(crate) autosign: Autosign,
     /// `allow-subject-alt-names`
     pub(crate) names: bool,
+    /// Whether and for whom it renews; release 8 alone can.
+    pub(crate) renewal: Renewal,
     /// Tells apart what has to have the server for itself.
     pub(crate) alone: u8,
+}
+
+impl Default for PuppetConfig {
+    fn default() -> Self {
+        Self {
+            release: PuppetRelease::V7,
+            autosign: Autosign::Everything,
+            names: true,
+            renewal: Renewal::On,
+            alone: 0,
+        }
+    }
+}
+
+/// Whether a certificate is renewed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Renewal {
+    On,
+    /// `allow-auto-renewal: false`, as it is by default.
+    Off,
+    /// It is on, and the server asks for no client certificate (`client-auth: none`), as behind something
+    /// that ends TLS.
+    Unseen,
 }
 
 /// A release of puppetserver, and what it is found in.
@@ -46,9 +71,12 @@ impl PuppetRelease {
 pub(crate) enum Autosign {
     Everything,
     Nothing,
-    /// What has this challengePassword.
-    Password(&'static str),
+    /// What this policy script says yes to; `$0.password` holds [`PASSWORD`].
+    Policy(&'static str),
 }
+
+/// What the administrator has told the hosts.
+pub(crate) const PASSWORD: &str = "sesame";
 
 struct Server {
     daemon: Daemon,
@@ -162,6 +190,25 @@ impl Puppetserver {
         if ended.status.success() { ended.stdout } else { String::new() }
     }
 
+    /// `puppet ACTION` of an agent of this server, whose files lie in `directory`.
+    pub(crate) fn agent(&self, directory: &Path, certname: &str, action: &str) -> Command {
+        let port = self.url.rsplit(':').next().unwrap();
+        let mut command = Command::new("puppet");
+        command.args(action.split(' ')).args(["--certname", certname, "--http_keepalive_timeout", "0"]);
+        command.args(["--server", "127.0.0.1", "--serverport", port]);
+        command.args(["--ca_server", "127.0.0.1", "--ca_port", port]);
+        for (setting, below) in [("confdir", ""), ("vardir", "var"), ("ssldir", "ssl")] {
+            command.arg(format!("--{setting}")).arg(directory.join(below));
+        }
+        command
+    }
+
+    /// User and system time of the server so far.
+    pub(crate) fn cpu(&self) -> Duration {
+        let mut lock = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        lock.get_or_insert_default().server.as_ref().unwrap().daemon.cpu()
+    }
+
     fn admin(&self, arguments: &[&str], certname: &str) {
         let ssl = self.directory.join("etc/ssl");
         let mut command = self.curl(&["--fail-with-body", "--cert"]);
@@ -192,8 +239,8 @@ impl Server {
         let directory = TempDir::new_in(system.join("tmp")).unwrap();
         let root = directory.path().to_owned();
         let port = free_port();
-        install(&root, &system, port);
-        configure(&root, config);
+        install(&root, &system);
+        configure(&root, config, port);
         let conf = inside(&root, &system).join("etc/puppet.conf");
         must(&mut enter(&system, &["puppetserver", "ca", "setup", "--config", conf.to_str().unwrap()]));
         let mut server = Self { daemon: serve(root, system), release: config.release, directory, port };
@@ -203,7 +250,7 @@ impl Server {
 
     fn reload(&mut self, config: PuppetConfig) {
         let before = self.starts();
-        configure(self.directory.path(), config);
+        configure(self.directory.path(), config, self.port);
         must(Command::new("kill").args(["-HUP", &self.daemon.pid().to_string()]));
         self.is_up(before + 1);
     }
@@ -283,7 +330,7 @@ fn argv(root: &Path) -> Vec<String> {
 }
 
 /// Everything but what `configure` writes.
-fn install(root: &Path, system: &Path, port: u16) {
+fn install(root: &Path, system: &Path) {
     for directory in ["etc", "conf.d", "services.d", "log.d", "var", "code", "run"] {
         std::fs::create_dir(root.join(directory)).unwrap();
     }
@@ -300,11 +347,6 @@ fn install(root: &Path, system: &Path, port: u16) {
     write(root, "services.d/bootstrap.cfg", &lines.collect::<Vec<_>>().join("\n"));
     let at = inside(root, system);
     let at = at.display();
-    write(
-        root,
-        "conf.d/webserver.conf",
-        &format!("webserver: {{ client-auth: want, ssl-host: 127.0.0.1, ssl-port: {port} }}"),
-    );
     write(
         root,
         "conf.d/global.conf",
@@ -332,18 +374,15 @@ profiler: {{}}
     );
 }
 
-fn configure(root: &Path, config: PuppetConfig) {
+fn configure(root: &Path, config: PuppetConfig, port: u16) {
     let at = inside(root, &config.release.root());
     let at = at.display();
     let autosign = match config.autosign {
         Autosign::Everything => "true".to_owned(),
         Autosign::Nothing => "false".to_owned(),
-        Autosign::Password(password) => {
-            write(
-                root,
-                "policy",
-                &format!("#!/bin/sh\nopenssl req -noout -text | grep -q 'challengePassword *:{password}$'\n"),
-            );
+        Autosign::Policy(script) => {
+            write(root, "policy", script);
+            write(root, "policy.password", PASSWORD);
             std::fs::set_permissions(root.join("policy"), PermissionsExt::from_mode(0o755)).unwrap();
             format!("{at}/policy")
         }
@@ -367,13 +406,19 @@ autosign = {autosign}
 "
         ),
     );
-    let names = config.names;
+    let client_auth = if config.renewal == Renewal::Unseen { "none" } else { "want" };
+    write(
+        root,
+        "conf.d/webserver.conf",
+        &format!("webserver: {{ client-auth: {client_auth}, ssl-host: 127.0.0.1, ssl-port: {port} }}"),
+    );
+    let (names, renews) = (config.names, config.renewal != Renewal::Off);
     // A release that does not know the last two passes them over.
     write(
         root,
         "conf.d/ca.conf",
         &format!(
-            "certificate-authority: {{ allow-subject-alt-names: {names}, allow-auto-renewal: true, auto-renewal-cert-ttl: \"10d\" }}"
+            "certificate-authority: {{ allow-subject-alt-names: {names}, allow-auto-renewal: {renews}, auto-renewal-cert-ttl: \"10d\" }}"
         ),
     );
 }

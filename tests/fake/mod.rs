@@ -6,6 +6,7 @@
 
 pub mod bend;
 pub mod cfssl;
+pub mod member;
 mod puppet;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +30,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
 
 pub const MOUNT: &str = "etcd/prod/pki";
 pub const ROLE: &str = "member";
@@ -144,6 +146,7 @@ struct State {
     has_issuer: AtomicBool,
     has_second_root: AtomicBool,
     ahead: AtomicI64,
+    lifetime: AtomicI64,
     script: Mutex<Vec<Scripted>>,
     seen: Mutex<Vec<Seen>>,
     connections: AtomicUsize,
@@ -158,6 +161,11 @@ struct State {
 }
 
 impl State {
+    /// What time it is there.
+    fn now(&self) -> OffsetDateTime {
+        OffsetDateTime::now_utc() + time::Duration::seconds(self.ahead.load(Ordering::SeqCst))
+    }
+
     fn published(&self) -> Vec<String> {
         let second = self.has_second_root.load(Ordering::SeqCst).then(|| self.other.root.pem());
         self.signing.chain().into_iter().chain(second).collect()
@@ -225,6 +233,7 @@ impl Fake {
             has_issuer: AtomicBool::new(true),
             has_second_root: AtomicBool::new(false),
             ahead: AtomicI64::new(0),
+            lifetime: AtomicI64::new(0),
             script: Mutex::default(),
             seen: Mutex::default(),
             connections: AtomicUsize::new(0),
@@ -293,6 +302,11 @@ impl Fake {
     /// Signs as if it were that many seconds later.
     pub fn later(&self, seconds: i64) {
         self.state.ahead.store(seconds, Ordering::SeqCst);
+    }
+
+    /// Signs for that many seconds, whatever is asked for.
+    pub fn sign_for(&self, seconds: u64) {
+        self.state.lifetime.store(i64::try_from(seconds).unwrap(), Ordering::SeqCst);
     }
 
     /// Publishes a second root beside the one that signs, as before a rotation.
@@ -453,18 +467,22 @@ fn read_request(stream: &mut Stream) -> io::Result<Option<Seen>> {
 /// Answers; false where the connection is to end.
 fn answer(stream: &mut Stream, state: &State, seen: &Seen, fault: Option<Fault>) -> io::Result<bool> {
     match fault {
-        Some(Fault::Html200) => write(stream, 200, "text/html", "", b"<html><b>Please log in</b></html>"),
-        Some(Fault::Empty204) => write(stream, 204, "", "", b""),
-        Some(Fault::HugeBody) => write(stream, 200, "application/json", "", &vec![b' '; 10 << 20]),
-        Some(Fault::EndlessBody) => endless(stream, state),
-        Some(Fault::Redirect(to)) => write(stream, 307, "", &format!("Location: {to}\r\n"), b""),
+        Some(Fault::Html200) => {
+            write(stream, state.now(), 200, "text/html", "", b"<html><b>Please log in</b></html>")
+        }
+        Some(Fault::Empty204) => write(stream, state.now(), 204, "", "", b""),
+        Some(Fault::HugeBody) => {
+            write(stream, state.now(), 200, "application/json", "", &vec![b' '; 10 << 20])
+        }
+        Some(Fault::EndlessBody) => endless(stream, &state.stop),
+        Some(Fault::Redirect(to)) => write(stream, state.now(), 307, "", &format!("Location: {to}\r\n"), b""),
         Some(Fault::Hang) => hang(state),
         Some(Fault::HalfClosed) => half_close(stream),
         Some(Fault::Dropped) => Ok(false),
         Some(Fault::Status(code, retry_after, error)) => {
             let header = retry_after.map(|after| format!("Retry-After: {after}\r\n")).unwrap_or_default();
             let body = json!({ "errors": [error] }).to_string();
-            write(stream, code, "application/json", &header, body.as_bytes())
+            write(stream, state.now(), code, "application/json", &header, body.as_bytes())
         }
         fault => {
             let peer = stream.conn.peer_certificates().is_some();
@@ -479,7 +497,7 @@ fn answer(stream: &mut Stream, state: &State, seen: &Seen, fault: Option<Fault>)
                 return bent(stream, state, *deed, code, &body);
             }
             let kind = if body.starts_with('{') { "application/json" } else { "application/pkix-cert" };
-            write(stream, code, kind, "", body.as_bytes())
+            write(stream, state.now(), code, kind, "", body.as_bytes())
         }
     }
 }
@@ -487,8 +505,10 @@ fn answer(stream: &mut Stream, state: &State, seen: &Seen, fault: Option<Fault>)
 /// Says an honest answer in a bent way.
 fn bent(stream: &mut Stream, state: &State, deed: Deed, code: u16, body: &str) -> io::Result<bool> {
     match deed {
-        Deed::Signed(_) | Deed::Pems(_) => write(stream, code, "text/plain", "", body.as_bytes()),
-        Deed::Body(bend) => write(stream, code, "text/plain", "", &bend(body)),
+        Deed::Signed(_) | Deed::Pems(_) => {
+            write(stream, state.now(), code, "text/plain", "", body.as_bytes())
+        }
+        Deed::Body(bend) => write(stream, state.now(), code, "text/plain", "", &bend(body)),
         Deed::Spoken(speak) => {
             let mut wire = Wire { stream, state };
             speak(&mut wire, code, body)?;
@@ -498,20 +518,28 @@ fn bent(stream: &mut Stream, state: &State, deed: Deed, code: u16, body: &str) -
     }
 }
 
-fn write(stream: &mut Stream, code: u16, kind: &str, headers: &str, body: &[u8]) -> io::Result<bool> {
+fn write(
+    stream: &mut Stream,
+    date: OffsetDateTime,
+    code: u16,
+    kind: &str,
+    headers: &str,
+    body: &[u8],
+) -> io::Result<bool> {
     let kind = if kind.is_empty() { String::new() } else { format!("Content-Type: {kind}\r\n") };
+    let date = date.format(&Rfc2822).unwrap().replace("+0000", "GMT");
     let length = if code == 204 { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
-    write!(stream, "HTTP/1.1 {code} X\r\n{kind}{headers}{length}\r\n")?;
+    write!(stream, "HTTP/1.1 {code} X\r\nDate: {date}\r\n{kind}{headers}{length}\r\n")?;
     stream.write_all(body)?;
     stream.flush()?;
     Ok(true)
 }
 
 /// A body without a length that does not end before 10 MB.
-fn endless(stream: &mut Stream, state: &State) -> io::Result<bool> {
+fn endless(stream: &mut Stream, stop: &AtomicBool) -> io::Result<bool> {
     write!(stream, "HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n")?;
     for _ in 0..160 {
-        if state.stop.load(Ordering::SeqCst) {
+        if stop.load(Ordering::SeqCst) {
             break;
         }
         write!(stream, "10000\r\n")?;
@@ -590,6 +618,9 @@ fn route(state: &State, seen: &Seen, peer: bool, fault: Option<&Fault>) -> (u16,
         path if path.starts_with(&format!("{MOUNT}/sign")) && known(state, seen) => {
             sign(state, path, &seen.body, fault)
         }
+        path if path == format!("{MOUNT}/revoke") && known(state, seen) => {
+            (200, json!({ "data": { "revocation_time": 1 } }).to_string())
+        }
         _ => refuse(403, "permission denied"),
     }
 }
@@ -620,6 +651,7 @@ fn sign(state: &State, path: &str, body: &Value, fault: Option<&Fault>) -> (u16,
     };
     let mut request = CertificateSigningRequestParams::from_der(&der).expect("the CSR is good");
     let asked = body["ttl"].as_str().and_then(|ttl| ttl.strip_suffix('s')?.parse().ok());
+    let asked = Some(state.lifetime.load(Ordering::SeqCst)).filter(|&given| given > 0).or(asked);
     complete(state, &mut request.params, asked.map(time::Duration::seconds));
     distort(&mut request.params, fault);
     let pki = if fault == Some(&Fault::OtherCa) { &state.other } else { &state.signing };
@@ -649,7 +681,7 @@ fn said(chain: &[String]) -> (u16, String) {
 
 /// Dates, a serial number and the like, which a request does not have.
 fn complete(state: &State, params: &mut CertificateParams, ttl: Option<time::Duration>) {
-    let now = OffsetDateTime::now_utc() + time::Duration::seconds(state.ahead.load(Ordering::SeqCst));
+    let now = state.now();
     params.not_before = now - time::Duration::seconds(30);
     params.not_after = now + ttl.unwrap_or(30 * DAY);
     params.use_authority_key_identifier_extension = true;

@@ -5,6 +5,8 @@ use std::fs::Metadata;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use nodecert::bundle::{Leaf, parse_chain};
 use nodecert::key::Key;
 
@@ -45,18 +47,29 @@ fn content(path: &Path, listing: &mut String) {
     if brought.iter().any(|part| path.to_string_lossy().contains(part)) {
         return;
     }
-    if !text.contains("-----BEGIN ") {
-        for line in text.lines() {
-            let _ = writeln!(listing, "    {line}");
-        }
-        return;
+    if text.contains("-----BEGIN ") {
+        return pem(&text, listing);
     }
+    for line in text.lines() {
+        match line.split_once("-data: ") {
+            Some((key, data)) => {
+                let _ = writeln!(listing, "    {key}-data:");
+                let data = BASE64.decode(data).expect("base64");
+                pem(&String::from_utf8(data).expect("text"), listing);
+            }
+            None => drop(writeln!(listing, "    {line}")),
+        }
+    }
+}
+
+/// What PEM says.
+fn pem(text: &str, listing: &mut String) {
     if text.contains("PRIVATE KEY-----") {
         let kind =
-            Key::parse(&text).map_or("damaged".to_owned(), |key| format!("{:?}", key.signer().algorithm()));
+            Key::parse(text).map_or("damaged".to_owned(), |key| format!("{:?}", key.signer().algorithm()));
         let _ = writeln!(listing, "    <key {}>", kind.trim_start_matches("PKCS_").to_lowercase());
     }
-    for der in parse_chain(&text).unwrap_or_default() {
+    for der in parse_chain(text).unwrap_or_default() {
         let leaf = Leaf::parse(&der).expect("a certificate");
         let list = |items: &mut dyn Iterator<Item = String>| items.collect::<Vec<_>>().join(",");
         let san = list(

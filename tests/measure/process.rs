@@ -41,7 +41,7 @@ pub(crate) fn sample(command: &mut Command, log: &Path) -> Sample {
 }
 
 /// User and system time of all children that have ended, in milliseconds.
-fn children() -> f64 {
+pub(super) fn children() -> f64 {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap();
     #[allow(clippy::cast_precision_loss, reason = "a week of microseconds fits")]
     let micros = (usage.user_time() + usage.system_time()).num_microseconds() as f64;

@@ -220,7 +220,7 @@ fn machine() -> Host {
     let addresses = vec!["10.0.0.11".parse().unwrap(), "fd00::11".parse().unwrap()];
     let eth0 = Interface { name: "eth0".to_owned(), up: true, loopback: false, addresses };
     let lo = Interface { name: "lo".to_owned(), up: true, loopback: true, addresses: Vec::new() };
-    Host { nodename: "node01.example.com".to_owned(), interfaces: vec![lo, eth0] }
+    Host { nodename: "node01.example.com".to_owned(), interfaces: Some(vec![lo, eth0]) }
 }
 
 fn one_line_each(lines: &[String]) {

@@ -23,7 +23,7 @@ use crate::clock::{Clock, at, from_seconds};
 use crate::trust::{Anchors, Pin, Tls};
 
 /// The TLS side of a client: whom it trusts, whom it claims to be, and what time it is.
-pub(super) fn client_config(
+pub(crate) fn client_config(
     trust: Trust,
     identity: Option<&Bundle>,
     clock: &Clock,
@@ -54,7 +54,7 @@ impl TimeProvider for Clock {
 
 /// Whom to trust, with what that needs.
 #[derive(Debug, Clone)]
-pub(super) enum Trust {
+pub(crate) enum Trust {
     /// A chain to one of these.
     Anchors(Anchors),
     /// A chain that holds one of these.
@@ -69,7 +69,7 @@ pub(super) enum Trust {
 impl Trust {
     /// Joins the setting and what was read for it. The system's roots take 2 to 3 ms to load, so only
     /// where they are asked for.
-    pub(super) fn new(setting: &Tls, file: Option<Anchors>) -> Result<Self, String> {
+    pub(crate) fn new(setting: &Tls, file: Option<Anchors>) -> Result<Self, String> {
         match (setting, file) {
             (Tls::Pins(pins), _) => Ok(Self::Pins(pins.clone())),
             (Tls::File(_), Some(anchors)) => Ok(Self::Anchors(anchors)),
@@ -89,7 +89,7 @@ impl Trust {
 
 /// Why a server is not believed. It passes through rustls, hyper and reqwest as a source of their errors.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Distrust {
+pub(crate) enum Distrust {
     /// A certificate that is not valid now: it has ended, or this host's clock is wrong.
     Time(String),
     /// Anything else.
@@ -108,7 +108,7 @@ impl Error for Distrust {}
 
 impl Distrust {
     /// Finds it among the causes of an error.
-    pub(super) fn within<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
+    pub(crate) fn within<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
         match fault(error)? {
             rustls::Error::InvalidCertificate(CertificateError::Other(other)) => other.0.downcast_ref(),
             _ => None,
@@ -117,7 +117,7 @@ impl Distrust {
 }
 
 /// What the other side of TLS had against us, among the causes of an error.
-pub(super) fn alert(error: &(dyn Error + 'static)) -> Option<String> {
+pub(crate) fn alert(error: &(dyn Error + 'static)) -> Option<String> {
     match fault(error)? {
         rustls::Error::AlertReceived(alert) => Some(format!("{alert:?}")),
         _ => None,
@@ -126,7 +126,7 @@ pub(super) fn alert(error: &(dyn Error + 'static)) -> Option<String> {
 
 /// What a server lacks with which no TLS can be spoken that is safe today. RFC 8446 section 6.2, RFC 8996 (TLS
 /// 1.0 and 1.1).
-pub(super) fn lack(error: &(dyn Error + 'static)) -> Option<&'static str> {
+pub(crate) fn lack(error: &(dyn Error + 'static)) -> Option<&'static str> {
     use rustls::AlertDescription as Alert;
     match fault(error)? {
         rustls::Error::InvalidCertificate(_) => Some("it needs a certificate that can be read"),

@@ -1,0 +1,62 @@
+//! What a run left that did not come to its end: drafts, each beside the file that it was to become. None
+//! of them grows, for their names are fixed, but one may be a key.
+
+use std::path::Path;
+
+use super::DiskError;
+use super::commit::{CURRENT, HIDDEN, PROBE};
+use super::state::state_path;
+use crate::certificate::{Certificate, Layout};
+use crate::keepsake::Keepsake;
+use crate::node::Node;
+use crate::root::{Dir, Kind, Root};
+
+/// Removes the drafts of everything that this host is to hold, and those in the state.
+pub fn sweep(root: &Root, node: &Node) -> Result<(), DiskError> {
+    node.certificates.values().try_for_each(|certificate| sweep_certificate(root, certificate))?;
+    let keepsakes = node.keepsakes.iter().flat_map(Keepsake::paths);
+    let trusts = node.trusts.iter().map(|trust| trust.path.as_path());
+    let mut files = node.files.iter().map(|file| file.path.as_path()).chain(trusts).chain(keepsakes);
+    files.try_for_each(|path| sweep_beside(root, path))?;
+    match root.dir(&state_path(""))? {
+        Some(state) => sweep_state(&state),
+        None => Ok(()),
+    }
+}
+
+fn sweep_certificate(root: &Root, certificate: &Certificate) -> Result<(), DiskError> {
+    let place = &certificate.place;
+    let Some(dir) = root.dir(&place.directory)? else { return Ok(()) };
+    for (_, path) in place.paths() {
+        sweep_beside(root, &path)?;
+    }
+    let own = match place.layout {
+        Layout::Files => Some(dir),
+        Layout::Links => dir.below(&Path::new(HIDDEN).join(certificate.name.as_str()))?,
+    };
+    let Some(own) = own else { return Ok(()) };
+    own.remove_draft(PROBE)?;
+    own.remove_draft(CURRENT)?;
+    Ok(())
+}
+
+fn sweep_beside(root: &Root, path: &Path) -> Result<(), DiskError> {
+    if let (Some(dir), name) = root.parent(path)? {
+        dir.remove_draft(name)?;
+    }
+    Ok(())
+}
+
+/// Nothing but ours lies there.
+fn sweep_state(dir: &Dir) -> Result<(), DiskError> {
+    for name in dir.list()? {
+        if Dir::is_draft(&name) {
+            dir.remove(&name)?;
+        } else if dir.stat(&name)?.is_some_and(|meta| meta.kind == Kind::Directory)
+            && let Some(inner) = dir.dir(&name)?
+        {
+            sweep_state(&inner)?;
+        }
+    }
+    Ok(())
+}
