@@ -104,7 +104,7 @@ pub(crate) const SIGNED: &[Case] = &[
     }),
     signed("expired", REFUSED, "expired", |s| dates(s, -2 * DAY, -DAY)),
     signed("not valid yet", TEMPORARY, "valid only from", |s| dates(s, DAY, 2 * DAY)),
-    signed("ended before it began", REFUSED, "expired", |s| dates(s, -3_600, -7_200)),
+    signed("ended before it began", REFUSED, "", |s| dates(s, -3_600, -7_200)),
     signed("due at once", REFUSED, "due at once", |s| dates(s, -10 * DAY, 30)),
     signed("valid from 1950", REFUSED, "", |s| s.params.not_before = year(1950)),
     signed("valid from 1975", REFUSED, "due at once", |s| s.params.not_before = year(1975)),
