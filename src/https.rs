@@ -8,9 +8,12 @@ use std::time::Duration;
 
 use reqwest::{Client, ClientBuilder, Proxy};
 
-pub(crate) use tls::{Distrust, Trust, alert, client_config};
+pub(crate) use tls::{Distrust, Trust, alert, client_config, lack};
 
-const CONNECT: Duration = Duration::from_secs(5);
+use crate::setting::is_shown;
+
+/// With the name: where the first name server is silent, the second is asked after five seconds, resolv.conf(5).
+const CONNECT: Duration = Duration::from_secs(12);
 /// Bytes. The largest honest answer is a chain of certificates: some ten thousand.
 pub(crate) const MAX_BODY: usize = 1024 * 1024;
 /// What is shown of a server's own words, in characters.
@@ -71,7 +74,7 @@ pub(crate) async fn bounded(mut response: reqwest::Response) -> Result<Vec<u8>, 
 
 /// Text of others, fit for a log: no control characters, one line, not long.
 pub(crate) fn one_line(text: &str) -> String {
-    let spaced: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let spaced: String = text.chars().map(|c| if is_shown(c) { c } else { ' ' }).collect();
     let words = spaced.split_whitespace().collect::<Vec<_>>().join(" ");
     match words.char_indices().nth(MAX_SAID) {
         Some((end, _)) => format!("{}…", &words[..end]),
@@ -86,6 +89,9 @@ pub(crate) fn root_cause(error: &reqwest::Error) -> String {
         cause = source;
     }
     let what = match error {
+        e if e.is_timeout() && e.is_connect() => {
+            return "no connection: its name or its address does not answer".to_owned();
+        }
         e if e.is_timeout() => "time-out: ",
         e if e.is_connect() => "cannot connect: ",
         _ => "connection broken: ",

@@ -7,28 +7,32 @@
 mod dir;
 mod meta;
 mod owners;
+mod way;
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::Mode;
+use nix::unistd::geteuid;
 
 pub use dir::{Dir, Written};
 pub use meta::{Kind, Meta, Read};
 pub use owners::{Ids, Owners};
 
 use meta::{TO_READ, read_opened};
+use way::Way;
 
 /// What went wrong with a file or with its owner.
 #[derive(Debug, thiserror::Error)]
 pub enum RootError {
     /// The operating system said no.
-    #[error("cannot {action} {}", path.display())]
+    #[error("cannot {action} {}{}", path.display(), advice(source))]
     Io {
         /// What was tried.
         action: &'static str,
@@ -59,6 +63,26 @@ pub enum RootError {
         /// Its path.
         path: PathBuf,
     },
+    /// A directory or link on the way to what root is to write, and that someone else can exchange.
+    #[error(
+        "{} belongs to user {user}, who could put something else in its place: give it to root, or make that user the owner of what is to lie there", path.display()
+    )]
+    Strange {
+        /// Its path.
+        path: PathBuf,
+        /// Whose it is.
+        user: u32,
+    },
+    /// A directory on the way to what root is to write, and that others can write.
+    #[error(
+        "others can write to {} (mode {mode:04o}), and could put something else in the place of what lies there: chmod go-w it", path.display()
+    )]
+    Open {
+        /// Its path.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
     /// The files that list users and groups cannot be read.
     #[error("cannot tell users and groups")]
     Owners(#[source] Arc<RootError>),
@@ -76,6 +100,16 @@ pub enum RootError {
     },
 }
 
+/// What else than a disk keeps a service from writing: systemd.exec(5), ReadWritePaths=.
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => {
+            " (for a service also what its unit says: `nodecert plan --read-write-paths` prints what it needs)"
+        }
+        _ => "",
+    }
+}
+
 impl RootError {
     fn io(action: &'static str, path: impl Into<PathBuf>, errno: Errno) -> Self {
         Self::Io { action, path: path.into(), source: errno.into() }
@@ -88,6 +122,7 @@ pub struct Root {
     dir: Dir,
     live: bool,
     owners: OnceLock<Owners>,
+    admitted: Mutex<BTreeSet<(u32, u32)>>,
 }
 
 impl Root {
@@ -98,7 +133,7 @@ impl Root {
             .map_err(|errno| RootError::io("open the root directory", path, errno))?;
         let dir = Dir::new(fd, path.to_owned());
         let live = same_as_slash(&dir)?;
-        Ok(Self { dir, live, owners: OnceLock::new() })
+        Ok(Self { dir, live, owners: OnceLock::new(), admitted: Mutex::default() })
     }
 
     /// Opens the directory; makes it where it is missing, as for a first look at a demo.
@@ -131,16 +166,40 @@ impl Root {
         }
     }
 
-    /// Opens a directory; it and its parents are made, mode 0755, where they are missing.
+    /// Says whose directories root may write in besides its own: those of whom it gives files to.
+    pub fn admit(&self, owners: impl IntoIterator<Item = Ids>) {
+        let owners = owners.into_iter().map(|ids| (ids.user, ids.group)).collect();
+        // What a thread that panicked left is a whole set all the same.
+        *self.admitted.lock().unwrap_or_else(PoisonError::into_inner) = owners;
+    }
+
+    /// Opens a directory to write in; it and its parents are made, mode 0755, where they are missing. Root
+    /// goes no way on which someone else could lead it elsewhere.
     pub fn make_dir(&self, path: &Path) -> Result<Dir, RootError> {
+        let (made, changed) = self.make_dir_late(path)?;
+        changed.iter().try_for_each(Dir::sync)?;
+        Ok(made)
+    }
+
+    /// The same, durable after [`Dir::sync`] of those that it returns besides.
+    pub fn make_dir_late(&self, path: &Path) -> Result<(Dir, Vec<Dir>), RootError> {
         let mut missing = Vec::new();
         for ancestor in path.ancestors() {
-            if let Some(dir) = self.dir(ancestor)? {
-                return dir.make_dirs(missing.into_iter().rev(), 0o755);
+            if let Some(dir) = self.dir_to_write(ancestor)? {
+                return dir.make_dirs_late(missing.into_iter().rev(), 0o755);
             }
             missing.extend(ancestor.file_name());
         }
         Err(RootError::io("create directory", self.shown(path), Errno::ENOENT))
+    }
+
+    fn dir_to_write(&self, path: &Path) -> Result<Option<Dir>, RootError> {
+        if !geteuid().is_root() {
+            return self.dir(path);
+        }
+        let admitted = &self.admitted.lock().unwrap_or_else(PoisonError::into_inner);
+        let way = Way { tree: self.dir.meta()?.ids, admitted };
+        Ok(way.go(&self.dir, path)?.map(|dir| dir.shown_as(self.shown(path))))
     }
 
     /// Opens the directory that a file lies in, if it is there, and says the file's name in it.
@@ -250,7 +309,7 @@ mod tests {
         fs::write(temp.path().join("tree/etc/file"), "x").unwrap();
         let error = root.make_dir(Path::new("/etc/file/below")).unwrap_err();
         assert!(error.to_string().starts_with("cannot open directory /"), "{error}");
-        assert!(error.to_string().ends_with("tree/etc/file/below"), "{error}");
+        assert!(error.to_string().ends_with("tree/etc/file"), "{error}");
         let error = root.read(Path::new("/etc"), 100).unwrap_err();
         assert!(error.to_string().ends_with("is a directory, not a regular file"), "{error}");
         let error = root.read(Path::new("/etc/file"), 0).unwrap_err();

@@ -23,19 +23,22 @@ mod turn;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{Either, join_all, select};
+use tokio::time::sleep;
 use tracing::warn;
 
 use crate::ca::{Ca, Deadline};
 use crate::clock::Clock;
 use crate::disk::{self, DiskError};
 use crate::facts::{self, Facts};
-use crate::report::{Exit, OwedLine, Report};
+use crate::report::{Exit, LastRun, OwedLine, Report};
 use crate::root::Root;
 use crate::setting::{Name, chain};
+use crate::stop::Stop;
 
 pub use failure::Error;
 use failure::Failure;
@@ -45,6 +48,7 @@ pub use survey::{Survey, survey};
 
 /// Another run that does not end by then is worth a word (exit 75).
 const LOCK_WAIT: Duration = Duration::from_secs(60);
+const LOCK_STEP: Duration = Duration::from_millis(50);
 /// Bytes; no configuration, template or CA file is larger.
 const TEXT: usize = 1024 * 1024;
 const AS_CONFIGURED: &str = "as configured";
@@ -75,23 +79,41 @@ pub struct Ask {
     pub force: bool,
     /// How long to go on trying.
     pub deadline: Duration,
+    /// The word to end before that.
+    pub stop: Stop,
 }
 
 impl Default for Ask {
     fn default() -> Self {
-        Self { only: Vec::new(), missing: false, force: false, deadline: Duration::from_secs(600) }
+        let (only, stop, deadline) = (Vec::new(), Stop::default(), Duration::from_secs(600));
+        Self { only, missing: false, force: false, deadline, stop }
     }
 }
 
-/// Brings the host to what the configuration asks for.
+/// Brings the host to what the configuration asks for, unless it is asked to stop, and notes how that ended. To
+/// stop is heard where it waits, so what it is writing is whole; the lock is given back.
 pub async fn run(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
-    let lock = lock(world, ask)?;
+    let done = match select(pin!(ask.stop.asked()), pin!(bring(world, ask))).await {
+        Either::Left(_) => Err(Error::Stopped),
+        Either::Right((done, _)) => done,
+    };
+    let exit = done.as_ref().map_or_else(Error::exit, |(report, _)| report.exit());
+    let last = LastRun { ended: world.clock.now(), exit: exit.code() };
+    if let Err(error) = disk::note_run(&world.root, last) {
+        warn!("how this run ended could not be noted: {}", chain(&error));
+    }
+    done
+}
+
+async fn bring(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
+    let lock = lock(world, ask).await?;
     in_service(world)?;
     let deadline = Deadline::after(ask.deadline);
     hour::wait_for_clock(world, deadline).await;
     let mut survey = survey(world, ask.force)?;
     let asked = survey.asked(&ask.only)?;
-    let mut run = Run::new(world, deadline);
+    let mut run = Run::new(world, deadline, &ask.stop);
+    disk::admit(&world.root, &survey.node);
     if lock.was_left() {
         run.clear_up(&survey).map_err(Error::Disk)?;
     }
@@ -132,15 +154,21 @@ fn in_service(world: &World) -> Result<(), Error> {
     }
 }
 
-fn lock(world: &World, ask: &Ask) -> Result<disk::Lock, Error> {
-    let lock = match disk::lock(&world.root, Duration::ZERO) {
-        Err(error @ DiskError::Locked { .. }) => {
-            warn!("waiting: {error}");
-            disk::lock(&world.root, LOCK_WAIT.min(ask.deadline))
+/// Takes the lock, and waits for it in short sleeps.
+async fn lock(world: &World, ask: &Ask) -> Result<disk::Lock, Error> {
+    let deadline = Deadline::after(LOCK_WAIT.min(ask.deadline));
+    let mut told = false;
+    loop {
+        match disk::lock(&world.root) {
+            Err(error @ DiskError::Locked { .. }) if !deadline.left().is_zero() => {
+                if !std::mem::replace(&mut told, true) {
+                    warn!("waiting: {error}");
+                }
+                sleep(LOCK_STEP.min(deadline.left())).await;
+            }
+            lock => return lock.map_err(Error::Disk),
         }
-        lock => lock,
-    };
-    lock.map_err(Error::Disk)
+    }
 }
 
 /// What is there and what `run` would do about it, without doing it.
@@ -163,6 +191,7 @@ pub fn status(survey: &Survey, world: &World, only: &[Name]) -> Result<Report, E
         files,
         owed: owed.iter().map(|deed| OwedLine { deed: deed.to_string(), trouble: None }).collect(),
         notes: [notes, survey.notes()].concat(),
+        last_run: disk::last_run(&world.root),
     })
 }
 
@@ -175,6 +204,7 @@ pub fn publish(path: &Path, text: &[u8]) -> Result<(), Error> {
 struct Run<'a> {
     world: &'a World,
     deadline: Deadline,
+    stop: &'a Stop,
     cas: BTreeMap<Name, Result<Ca, Failure>>,
     /// The CAs whose anchors could not be read again.
     stale: BTreeMap<Name, Failure>,
@@ -193,9 +223,9 @@ enum Done {
 type Trusts = BTreeMap<PathBuf, Result<bool, Failure>>;
 
 impl<'a> Run<'a> {
-    fn new(world: &'a World, deadline: Deadline) -> Self {
+    fn new(world: &'a World, deadline: Deadline, stop: &'a Stop) -> Self {
         let (cas, stale, trusts, done) = Default::default();
-        Self { world, deadline, cas, stale, trusts, done }
+        Self { world, deadline, stop, cas, stale, trusts, done }
     }
 
     fn root(&self) -> &Root {
@@ -221,7 +251,7 @@ impl<'a> Run<'a> {
         }
         for (ca, names) in &parts {
             let due = names.iter().any(|name| survey.is_to_get(name, ask.missing));
-            if due || self.is_to_learn(survey, ca, ask) || self.is_to_read_crl(survey, ca, ask) {
+            if due || self.is_to_learn(survey, ca, names, ask) || self.is_to_read_crl(survey, ca, ask) {
                 self.open_ca(survey, ca);
             }
         }

@@ -92,7 +92,8 @@ impl Run<'_> {
     fn coming(&self, survey: &Survey, due: &BTreeSet<Name>, ask: &Ask) -> Vec<Debt> {
         let mut debts = Vec::new();
         // What a CA publishes may have changed: that shows only when it has been asked.
-        let learns = |trust: &TrustFile| trust.cas.iter().any(|ca| self.is_to_learn(survey, ca, ask));
+        let names: Vec<_> = due.iter().cloned().collect();
+        let learns = |trust: &TrustFile| trust.cas.iter().any(|ca| self.is_to_learn(survey, ca, &names, ask));
         for certificate in
             survey.node.certificates.values().filter(|certificate| !certificate.hooks.is_empty())
         {
@@ -161,12 +162,16 @@ impl Run<'_> {
         let changed = |debt: &Debt| self.print_of(survey, &debt.subject) != debt.before;
         let due: Vec<_> = debts.into_iter().filter(changed).collect();
         let mut lines = Vec::new();
-        for deed in needed(&deeds(&due)) {
-            let mut trouble = self.perform(survey, &deed).await.err();
+        let needed = needed(&deeds(&due));
+        for deed in &needed {
+            if self.stop.is_asked() {
+                break;
+            }
+            let mut trouble = self.perform(survey, deed).await.err();
             match &mut trouble {
-                None => info!("hook done: {deed}"),
+                None => info!(hook = %deed, "hook done: {deed}"),
                 Some(trouble) => {
-                    warn!("hook not done: {deed}: {}", trouble.message);
+                    warn!(hook = %deed, reason = trouble.message, "hook not done: {deed}: {}", trouble.message);
                     trouble.message.push_str("; it stays owed and is tried again by the next run");
                 }
             }
@@ -175,8 +180,12 @@ impl Run<'_> {
         let failed = |debt: &&Debt| {
             lines.iter().any(|line| line.trouble.is_some() && line.deed == debt.deed.to_string())
         };
-        let left: Vec<_> = due.iter().filter(failed).cloned().collect();
+        let is_left = |debt: &&Debt| lines.len() < needed.len() || failed(debt);
+        let left: Vec<_> = due.iter().filter(is_left).cloned().collect();
         self.write(&left)?;
+        if !left.is_empty() && self.stop.is_asked() {
+            return Err(Error::Stopped);
+        }
         Ok(lines)
     }
 

@@ -35,7 +35,7 @@ impl Run<'_> {
     /// files, and then gets what is to be got.
     pub(super) async fn serve(&self, survey: &Survey, ca: &Name, names: &[Name], ask: &Ask) -> Served {
         let known = survey.known_anchors(ca);
-        let learned = match self.is_to_learn(survey, ca, ask) {
+        let learned = match self.is_to_learn(survey, ca, names, ask) {
             true => Some(self.fetch_anchors(survey, ca, known).await),
             false => None,
         };
@@ -124,7 +124,8 @@ impl Run<'_> {
                 survey.look_again(self.world, &served.ca, ask.force);
             }
             Some(Err(failure)) => {
-                warn!(ca = %served.ca, "{}", chain(&failure));
+                let reason = chain(&failure);
+                warn!(ca = %served.ca, reason, "{reason}");
                 match survey.known_anchors(&served.ca) {
                     Some(_) => drop(self.stale.insert(served.ca.clone(), failure)),
                     None => drop(survey.anchors.insert(served.ca.clone(), Err(failure))),
@@ -134,7 +135,7 @@ impl Run<'_> {
         }
         if let Some(failure) = served.unread {
             warn!(ca = %served.ca, "{}", chain(&failure));
-            survey.unread.insert(served.ca, failure);
+            survey.unread.insert(served.ca.clone(), failure);
         }
         self.trusts.extend(served.trusts);
         for (name, result) in served.results {
@@ -145,7 +146,8 @@ impl Run<'_> {
                     self.done.insert(name, Done::Obtained(reason));
                 }
                 Err(failure) => {
-                    warn!(certificate = %name, "{name}: {}", chain(&failure));
+                    let (reason, ca) = (chain(&failure), &served.ca);
+                    warn!(certificate = %name, ca = %ca, reason, exit = failure.exit().code(), "{name}: {reason}");
                     self.done.insert(name, Done::Failed(failure));
                 }
             }
