@@ -20,9 +20,9 @@ mod tests;
 use std::fs::{File, TryLockError};
 use std::io::{ErrorKind, Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use crate::certificate::Owner;
+use crate::node::Node;
 use crate::root::{Ids, Root, RootError};
 
 pub use commit::{commit, prove_writable};
@@ -121,26 +121,19 @@ impl Lock {
     }
 }
 
-/// Takes the lock below the root, and waits for it that long in short sleeps.
-pub fn lock(root: &Root, wait: Duration) -> Result<Lock, DiskError> {
-    const STEP: Duration = Duration::from_millis(50);
+/// Takes the lock below the root, unless someone else has it.
+pub fn lock(root: &Root) -> Result<Lock, DiskError> {
     let (dir, name) = root.make_parent(Path::new(LOCK))?;
     let mut file = dir.open_lock(name)?;
-    let mut waited = Duration::ZERO;
-    loop {
-        let failed = |source| RootError::Io { action: "lock", path: dir.shown(name), source };
-        match file.try_lock() {
-            Ok(()) => break,
-            Err(TryLockError::Error(source)) => return Err(failed(source).into()),
-            Err(TryLockError::WouldBlock) if waited >= wait => {
-                return Err(DiskError::Locked {
-                    path: dir.shown(name),
-                    pid: read_holder(&mut file).and_then(|pid| pid.parse().ok()),
-                });
-            }
-            Err(TryLockError::WouldBlock) => std::thread::sleep(STEP.min(wait - waited)),
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::Error(source)) => {
+            return Err(RootError::Io { action: "lock", path: dir.shown(name), source }.into());
         }
-        waited += STEP;
+        Err(TryLockError::WouldBlock) => {
+            let pid = read_holder(&mut file).and_then(|pid| pid.parse().ok());
+            return Err(DiskError::Locked { path: dir.shown(name), pid });
+        }
     }
     let left = read_holder(&mut file).is_none_or(|holder| !holder.is_empty());
     // For the message of whoever waits, and for the next run: no reason to fail.
@@ -160,6 +153,14 @@ fn read_holder(file: &mut File) -> Option<String> {
     let mut text = String::new();
     file.take(20).read_to_string(&mut text).ok()?;
     Some(text.strip_suffix('\n')?.trim().to_owned())
+}
+
+/// Says which users besides root may own the directories that files are put into: those that own some.
+pub fn admit(root: &Root, node: &Node) {
+    let certificates = node.certificates.values().map(|certificate| &certificate.place.owner);
+    let owners = certificates.chain(node.files.iter().map(|file| &file.owner));
+    // One who is not there yet owns nothing, and is the trouble of what is to be his.
+    root.admit(owners.filter_map(|owner| ids(root, owner).ok().flatten()));
 }
 
 fn ids(root: &Root, owner: &Owner) -> Result<Option<Ids>, DiskError> {

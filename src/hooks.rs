@@ -10,11 +10,15 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 use crate::deed::Deed;
+use crate::stop::Stop;
 
 /// A command that prints a secret has this long; a boot must not hang on it.
 const OUTPUT_WAIT: Duration = Duration::from_secs(30);
 /// What a hook may take; systemd's own default for a unit's start and stop.
 const DEED_WAIT: Duration = Duration::from_secs(90);
+/// What a process that has to go is given to end by itself.
+const TO_END: Duration = Duration::from_millis(300);
+const STEP: Duration = Duration::from_millis(5);
 /// Bytes that are kept of what a process prints; what is over is read and dropped, so that none blocks.
 const OUTPUT_SIZE: usize = 64 * 1024;
 /// How long a pipe is listened to after its process has ended.
@@ -23,14 +27,14 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 const SAID_LINES: usize = 5;
 
 /// Does it, and waits for its end. The error says what was run and its last lines.
-pub fn perform(deed: &Deed) -> Result<(), String> {
+pub fn perform(deed: &Deed, stop: &Stop) -> Result<(), String> {
     // sd_booted(3): in a container or a chroot no one reads units, and there is no one to tell.
     if *deed == Deed::DaemonReload && !sd_notify::booted().unwrap_or(false) {
         return Ok(());
     }
     let argv = argv(deed);
     let program = argv.first().map_or("", String::as_str);
-    match finish(&argv, DEED_WAIT)? {
+    match finish(&argv, DEED_WAIT, stop)? {
         (status, _) if status.success() => Ok(()),
         (status, said) => {
             Err(format!("{program} ended with {status}: it said {:?}", last_lines(&said.concat())))
@@ -39,9 +43,9 @@ pub fn perform(deed: &Deed) -> Result<(), String> {
 }
 
 /// What a command prints. The error says which command and why, and nothing of its output.
-pub fn output(argv: &[String]) -> Result<String, String> {
+pub fn output(argv: &[String], stop: &Stop) -> Result<String, String> {
     let program = argv.first().map_or("", String::as_str);
-    match finish(argv, OUTPUT_WAIT)? {
+    match finish(argv, OUTPUT_WAIT, stop)? {
         (status, [out, _]) if status.success() => Ok(out),
         (status, _) => Err(format!("{program} ended with {status}; run it by hand to see why")),
     }
@@ -59,13 +63,13 @@ pub enum Unit {
 }
 
 /// How the unit of a deed is; a command is for something that runs.
-pub fn unit(deed: &Deed) -> Result<Unit, String> {
+pub fn unit(deed: &Deed, stop: &Stop) -> Result<Unit, String> {
     let (Deed::Reload(unit) | Deed::Restart(unit)) = deed else { return Ok(Unit::Runs) };
     if !sd_notify::booted().unwrap_or(false) {
         return Ok(Unit::Rests);
     }
     let argv = ["systemctl", "--no-ask-password", "show", "--property=SubState", "--value", unit];
-    let state = output(&argv.map(str::to_owned))?;
+    let state = output(&argv.map(str::to_owned), stop)?;
     Ok(match state.trim() {
         "running" | "reload" | "exited" => Unit::Runs,
         "start" | "start-post" => Unit::Starts,
@@ -88,7 +92,7 @@ fn argv(deed: &Deed) -> Vec<String> {
 }
 
 /// Runs a command to its end: how it ended, and what it said on its two streams.
-fn finish(argv: &[String], patience: Duration) -> Result<(ExitStatus, [String; 2]), String> {
+fn finish(argv: &[String], patience: Duration, stop: &Stop) -> Result<(ExitStatus, [String; 2]), String> {
     let Some((program, arguments)) = argv.split_first() else {
         return Err("the command is empty".to_owned());
     };
@@ -106,16 +110,26 @@ fn finish(argv: &[String], patience: Duration) -> Result<(ExitStatus, [String; 2
         .spawn()
         .map_err(|error| format!("cannot run {program}: {error}"))?;
     let pipes = [drain(child.stdout.take()), drain(child.stderr.take())];
-    let ended = wait(&mut child, program, patience);
+    let ended = wait(&mut child, program, patience, stop);
     if ended.is_err() {
-        // It may be gone already; then there is nothing to end.
-        let _ = killpg(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL);
-        let _ = child.wait();
+        end(&mut child);
     }
     Ok((ended?, pipes.map(|pipe| collect(&pipe))))
 }
 
-fn wait(child: &mut Child, program: &str, patience: Duration) -> Result<ExitStatus, String> {
+/// With a moment to end by itself. It may be gone already; then there is nothing to end.
+fn end(child: &mut Child) {
+    let group = Pid::from_raw(child.id().cast_signed());
+    let _ = killpg(group, Signal::SIGTERM);
+    let last = Instant::now() + TO_END;
+    while matches!(child.try_wait(), Ok(None)) && Instant::now() < last {
+        std::thread::sleep(STEP);
+    }
+    let _ = killpg(group, Signal::SIGKILL);
+    let _ = child.wait();
+}
+
+fn wait(child: &mut Child, program: &str, patience: Duration, stop: &Stop) -> Result<ExitStatus, String> {
     let end = Instant::now() + patience;
     loop {
         match child.try_wait().map_err(|error| format!("cannot wait for {program}: {error}"))? {
@@ -123,7 +137,8 @@ fn wait(child: &mut Child, program: &str, patience: Duration) -> Result<ExitStat
             None if Instant::now() >= end => {
                 return Err(format!("{program} did not end within {} s and was ended", patience.as_secs()));
             }
-            None => std::thread::sleep(Duration::from_millis(5)),
+            None if stop.is_asked() => return Err(format!("{program} was ended: we are asked to end")),
+            None => std::thread::sleep(STEP),
         }
     }
 }
@@ -171,36 +186,47 @@ mod tests {
 
     #[test]
     fn a_command_gives_what_it_prints() {
-        assert_eq!(output(&words(&["echo", "s3cret"])), Ok("s3cret\n".to_owned()));
+        assert_eq!(output(&words(&["echo", "s3cret"]), &Stop::default()), Ok("s3cret\n".to_owned()));
     }
 
     #[test]
     fn a_command_that_fails_is_named_and_its_output_is_not_shown() {
-        let said = output(&words(&["sh", "-c", "echo s3cret; exit 3"])).expect_err("exit 3");
+        let said =
+            output(&words(&["sh", "-c", "echo s3cret; exit 3"]), &Stop::default()).expect_err("exit 3");
         assert!(said.contains("sh ended with exit status: 3") && !said.contains("s3cret"), "{said}");
-        assert!(output(&words(&["/nonexistent"])).expect_err("no such file").contains("/nonexistent"));
-        assert!(output(&[]).is_err());
+        assert!(
+            output(&words(&["/nonexistent"]), &Stop::default())
+                .expect_err("no such file")
+                .contains("/nonexistent")
+        );
+        assert!(output(&[], &Stop::default()).is_err());
     }
 
     #[test]
     fn a_hook_that_fails_says_its_last_lines() {
-        let said = perform(&Deed::Run(words(&["/bin/sh", "-c", "seq 100; echo oops >&2; exit 1"])))
-            .expect_err("exit 1");
+        let said = perform(
+            &Deed::Run(words(&["/bin/sh", "-c", "seq 100; echo oops >&2; exit 1"])),
+            &Stop::default(),
+        )
+        .expect_err("exit 1");
         assert!(said.contains("100 | oops") && !said.contains("42"), "{said}");
     }
 
     #[test]
     fn a_hook_that_prints_much_and_a_child_without_our_environment_end_well() {
-        perform(&Deed::Run(words(&["/bin/sh", "-c", "yes | head -c 300000"])))
+        perform(&Deed::Run(words(&["/bin/sh", "-c", "yes | head -c 300000"])), &Stop::default())
             .expect("it is read to its end");
-        perform(&Deed::Run(words(&["/bin/sh", "-c", "test -z \"$CARGO_PKG_NAME\""])))
+        perform(&Deed::Run(words(&["/bin/sh", "-c", "test -z \"$CARGO_PKG_NAME\""])), &Stop::default())
             .expect("an empty environment");
     }
 
     #[test]
     fn a_daemon_that_a_command_leaves_behind_does_not_hold_us() {
         let began = Instant::now();
-        assert_eq!(output(&words(&["/bin/sh", "-c", "sleep 20 & echo token"])), Ok("token\n".to_owned()));
+        assert_eq!(
+            output(&words(&["/bin/sh", "-c", "sleep 20 & echo token"]), &Stop::default()),
+            Ok("token\n".to_owned())
+        );
         assert!(began.elapsed() < Duration::from_secs(5));
     }
 }

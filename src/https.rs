@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use reqwest::{Client, ClientBuilder, Proxy};
 
-pub(crate) use tls::{Distrust, Trust, alert, client_config};
+pub(crate) use tls::{Distrust, Trust, alert, client_config, lack};
+
+use crate::setting::is_shown;
 
 /// With the name: where the first name server is silent, the second is asked after five seconds, resolv.conf(5).
 const CONNECT: Duration = Duration::from_secs(12);
@@ -72,7 +74,7 @@ pub(crate) async fn bounded(mut response: reqwest::Response) -> Result<Vec<u8>, 
 
 /// Text of others, fit for a log: no control characters, one line, not long.
 pub(crate) fn one_line(text: &str) -> String {
-    let spaced: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let spaced: String = text.chars().map(|c| if is_shown(c) { c } else { ' ' }).collect();
     let words = spaced.split_whitespace().collect::<Vec<_>>().join(" ");
     match words.char_indices().nth(MAX_SAID) {
         Some((end, _)) => format!("{}…", &words[..end]),

@@ -31,6 +31,7 @@
 //! | [`facts`] | \[I/O: host\] names, addresses and machine id of this host |
 //! | [`setting`] | \[pure\] what settings are made of: names, templates, secrets, faults |
 //! | [`root`] | \[I/O: files\] the directory everything lies below |
+//! | [`stop`] | \[I/O: signals\] the word to end before the time |
 //! | [`clock`] | \[I/O: time\] the clock |
 
 pub mod bundle;
@@ -59,4 +60,5 @@ pub mod root;
 pub mod run;
 pub mod sandbox;
 pub mod setting;
+pub mod stop;
 pub mod trust;

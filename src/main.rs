@@ -17,6 +17,7 @@ use nodecert::root::Root;
 use nodecert::run::{self, Ask, Error, World};
 use nodecert::sandbox::Sandbox;
 use nodecert::setting::chain;
+use nodecert::stop::Stop;
 use tracing::{Level, error, info};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
@@ -60,7 +61,13 @@ fn seal() {
 fn answer(cli: &Cli, live: bool) -> Result<u8, Error> {
     match &cli.command {
         Command::Run { only, missing, force, deadline } => {
-            let ask = Ask { only: only.clone(), missing: *missing, force: *force, deadline: *deadline };
+            let ask = Ask {
+                only: only.clone(),
+                missing: *missing,
+                force: *force,
+                deadline: *deadline,
+                stop: stop(),
+            };
             bring(cli, &ask, live)
         }
         Command::Plan { only, exit_code, read_write_paths } => {
@@ -138,6 +145,11 @@ fn bring(cli: &Cli, ask: &Ask, live: bool) -> Result<u8, Error> {
         print(cli, &report.done(), || report.json(&facts, true));
     }
     Ok(report.exit().code())
+}
+
+/// Where a sandbox forbids it, a signal ends the process as a crash does, and the next run mends.
+fn stop() -> Stop {
+    Stop::by_signals().unwrap_or_default()
 }
 
 /// One thread is enough: the program waits for one server, or for the disk.

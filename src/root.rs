@@ -7,22 +7,26 @@
 mod dir;
 mod meta;
 mod owners;
+mod way;
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::Mode;
+use nix::unistd::geteuid;
 
 pub use dir::{Dir, Written};
 pub use meta::{Kind, Meta, Read};
 pub use owners::{Ids, Owners};
 
 use meta::{TO_READ, read_opened};
+use way::Way;
 
 /// What went wrong with a file or with its owner.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +62,26 @@ pub enum RootError {
     NotText {
         /// Its path.
         path: PathBuf,
+    },
+    /// A directory or link on the way to what root is to write, and that someone else can exchange.
+    #[error(
+        "{} belongs to user {user}, who could put something else in its place: give it to root, or make that user the owner of what is to lie there", path.display()
+    )]
+    Strange {
+        /// Its path.
+        path: PathBuf,
+        /// Whose it is.
+        user: u32,
+    },
+    /// A directory on the way to what root is to write, and that others can write.
+    #[error(
+        "others can write to {} (mode {mode:04o}), and could put something else in the place of what lies there: chmod go-w it", path.display()
+    )]
+    Open {
+        /// Its path.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
     },
     /// The files that list users and groups cannot be read.
     #[error("cannot tell users and groups")]
@@ -98,6 +122,7 @@ pub struct Root {
     dir: Dir,
     live: bool,
     owners: OnceLock<Owners>,
+    admitted: Mutex<BTreeSet<(u32, u32)>>,
 }
 
 impl Root {
@@ -108,7 +133,7 @@ impl Root {
             .map_err(|errno| RootError::io("open the root directory", path, errno))?;
         let dir = Dir::new(fd, path.to_owned());
         let live = same_as_slash(&dir)?;
-        Ok(Self { dir, live, owners: OnceLock::new() })
+        Ok(Self { dir, live, owners: OnceLock::new(), admitted: Mutex::default() })
     }
 
     /// Opens the directory; makes it where it is missing, as for a first look at a demo.
@@ -141,7 +166,15 @@ impl Root {
         }
     }
 
-    /// Opens a directory; it and its parents are made, mode 0755, where they are missing.
+    /// Says whose directories root may write in besides its own: those of whom it gives files to.
+    pub fn admit(&self, owners: impl IntoIterator<Item = Ids>) {
+        let owners = owners.into_iter().map(|ids| (ids.user, ids.group)).collect();
+        // What a thread that panicked left is a whole set all the same.
+        *self.admitted.lock().unwrap_or_else(PoisonError::into_inner) = owners;
+    }
+
+    /// Opens a directory to write in; it and its parents are made, mode 0755, where they are missing. Root
+    /// goes no way on which someone else could lead it elsewhere.
     pub fn make_dir(&self, path: &Path) -> Result<Dir, RootError> {
         let (made, changed) = self.make_dir_late(path)?;
         changed.iter().try_for_each(Dir::sync)?;
@@ -152,12 +185,21 @@ impl Root {
     pub fn make_dir_late(&self, path: &Path) -> Result<(Dir, Vec<Dir>), RootError> {
         let mut missing = Vec::new();
         for ancestor in path.ancestors() {
-            if let Some(dir) = self.dir(ancestor)? {
+            if let Some(dir) = self.dir_to_write(ancestor)? {
                 return dir.make_dirs_late(missing.into_iter().rev(), 0o755);
             }
             missing.extend(ancestor.file_name());
         }
         Err(RootError::io("create directory", self.shown(path), Errno::ENOENT))
+    }
+
+    fn dir_to_write(&self, path: &Path) -> Result<Option<Dir>, RootError> {
+        if !geteuid().is_root() {
+            return self.dir(path);
+        }
+        let admitted = &self.admitted.lock().unwrap_or_else(PoisonError::into_inner);
+        let way = Way { tree: self.dir.meta()?.ids, admitted };
+        Ok(way.go(&self.dir, path)?.map(|dir| dir.shown_as(self.shown(path))))
     }
 
     /// Opens the directory that a file lies in, if it is there, and says the file's name in it.
@@ -267,7 +309,7 @@ mod tests {
         fs::write(temp.path().join("tree/etc/file"), "x").unwrap();
         let error = root.make_dir(Path::new("/etc/file/below")).unwrap_err();
         assert!(error.to_string().starts_with("cannot open directory /"), "{error}");
-        assert!(error.to_string().ends_with("tree/etc/file/below"), "{error}");
+        assert!(error.to_string().ends_with("tree/etc/file"), "{error}");
         let error = root.read(Path::new("/etc"), 100).unwrap_err();
         assert!(error.to_string().ends_with("is a directory, not a regular file"), "{error}");
         let error = root.read(Path::new("/etc/file"), 0).unwrap_err();

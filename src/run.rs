@@ -23,10 +23,12 @@ mod turn;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{Either, join_all, select};
+use tokio::time::sleep;
 use tracing::warn;
 
 use crate::ca::{Ca, Deadline};
@@ -36,6 +38,7 @@ use crate::facts::{self, Facts};
 use crate::report::{Exit, LastRun, OwedLine, Report};
 use crate::root::Root;
 use crate::setting::{Name, chain};
+use crate::stop::Stop;
 
 pub use failure::Error;
 use failure::Failure;
@@ -45,6 +48,7 @@ pub use survey::{Survey, survey};
 
 /// Another run that does not end by then is worth a word (exit 75).
 const LOCK_WAIT: Duration = Duration::from_secs(60);
+const LOCK_STEP: Duration = Duration::from_millis(50);
 /// Bytes; no configuration, template or CA file is larger.
 const TEXT: usize = 1024 * 1024;
 const AS_CONFIGURED: &str = "as configured";
@@ -75,17 +79,24 @@ pub struct Ask {
     pub force: bool,
     /// How long to go on trying.
     pub deadline: Duration,
+    /// The word to end before that.
+    pub stop: Stop,
 }
 
 impl Default for Ask {
     fn default() -> Self {
-        Self { only: Vec::new(), missing: false, force: false, deadline: Duration::from_secs(600) }
+        let (only, stop, deadline) = (Vec::new(), Stop::default(), Duration::from_secs(600));
+        Self { only, missing: false, force: false, deadline, stop }
     }
 }
 
-/// Brings the host to what the configuration asks for, and notes how that ended.
+/// Brings the host to what the configuration asks for, unless it is asked to stop, and notes how that ended. To
+/// stop is heard where it waits, so what it is writing is whole; the lock is given back.
 pub async fn run(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
-    let done = bring(world, ask).await;
+    let done = match select(pin!(ask.stop.asked()), pin!(bring(world, ask))).await {
+        Either::Left(_) => Err(Error::Stopped),
+        Either::Right((done, _)) => done,
+    };
     let exit = done.as_ref().map_or_else(Error::exit, |(report, _)| report.exit());
     let last = LastRun { ended: world.clock.now(), exit: exit.code() };
     if let Err(error) = disk::note_run(&world.root, last) {
@@ -95,13 +106,14 @@ pub async fn run(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
 }
 
 async fn bring(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
-    let lock = lock(world, ask)?;
+    let lock = lock(world, ask).await?;
     in_service(world)?;
     let deadline = Deadline::after(ask.deadline);
     hour::wait_for_clock(world, deadline).await;
     let mut survey = survey(world, ask.force)?;
     let asked = survey.asked(&ask.only)?;
-    let mut run = Run::new(world, deadline);
+    let mut run = Run::new(world, deadline, &ask.stop);
+    disk::admit(&world.root, &survey.node);
     if lock.was_left() {
         run.clear_up(&survey).map_err(Error::Disk)?;
     }
@@ -142,15 +154,21 @@ fn in_service(world: &World) -> Result<(), Error> {
     }
 }
 
-fn lock(world: &World, ask: &Ask) -> Result<disk::Lock, Error> {
-    let lock = match disk::lock(&world.root, Duration::ZERO) {
-        Err(error @ DiskError::Locked { .. }) => {
-            warn!("waiting: {error}");
-            disk::lock(&world.root, LOCK_WAIT.min(ask.deadline))
+/// Takes the lock, and waits for it in short sleeps.
+async fn lock(world: &World, ask: &Ask) -> Result<disk::Lock, Error> {
+    let deadline = Deadline::after(LOCK_WAIT.min(ask.deadline));
+    let mut told = false;
+    loop {
+        match disk::lock(&world.root) {
+            Err(error @ DiskError::Locked { .. }) if !deadline.left().is_zero() => {
+                if !std::mem::replace(&mut told, true) {
+                    warn!("waiting: {error}");
+                }
+                sleep(LOCK_STEP.min(deadline.left())).await;
+            }
+            lock => return lock.map_err(Error::Disk),
         }
-        lock => lock,
-    };
-    lock.map_err(Error::Disk)
+    }
 }
 
 /// What is there and what `run` would do about it, without doing it.
@@ -185,6 +203,7 @@ pub fn publish(path: &Path, text: &[u8]) -> Result<(), Error> {
 struct Run<'a> {
     world: &'a World,
     deadline: Deadline,
+    stop: &'a Stop,
     cas: BTreeMap<Name, Result<Ca, Failure>>,
     /// The CAs whose anchors could not be read again.
     stale: BTreeMap<Name, Failure>,
@@ -203,9 +222,9 @@ enum Done {
 type Trusts = BTreeMap<PathBuf, Result<bool, Failure>>;
 
 impl<'a> Run<'a> {
-    fn new(world: &'a World, deadline: Deadline) -> Self {
+    fn new(world: &'a World, deadline: Deadline, stop: &'a Stop) -> Self {
         let (cas, stale, trusts, done) = Default::default();
-        Self { world, deadline, cas, stale, trusts, done }
+        Self { world, deadline, stop, cas, stale, trusts, done }
     }
 
     fn root(&self) -> &Root {

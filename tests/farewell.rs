@@ -215,7 +215,7 @@ fn what_someone_else_wrote_is_not_erased() {
 fn a_second_run_waits_for_the_first_a_bounded_time() {
     let fake = Fake::start();
     let site = Site::new(&fake);
-    let lock = disk::lock(&site.world.root, Duration::ZERO).unwrap();
+    let lock = disk::lock(&site.world.root).unwrap();
     let began = Instant::now();
     let ask = Ask { deadline: Duration::from_millis(700), ..Ask::default() };
     let refused = wait(run::run(&site.world, &ask)).unwrap_err();

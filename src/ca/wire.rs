@@ -12,7 +12,9 @@ use super::text::{date, retry_after, said};
 use super::{Backoff, CaError, Deadline, Server};
 use crate::bundle::Bundle;
 use crate::clock::Clock;
-use crate::https::{Distrust, MAX_BODY, Trust, Unread, alert, bounded, client, client_config, root_cause};
+use crate::https::{
+    Distrust, MAX_BODY, Trust, Unread, alert, bounded, client, client_config, lack, root_cause,
+};
 use crate::setting::Name;
 
 const REQUEST: Duration = Duration::from_secs(30);
@@ -213,9 +215,18 @@ impl Wire {
                 why: why.clone(),
             }),
             None if error.is_timeout() && !error.is_connect() => {
-                Trouble::Later { why: format!("no answer in {:.1} s", patience.as_secs_f64()), after: None }
+                let why = format!("no answer in {:.1} s{}", patience.as_secs_f64(), perhaps_done(call));
+                Trouble::Later { why, after: None }
             }
-            None => Trouble::Later { why: root_cause(error), after: None },
+            None => match lack(error) {
+                Some(lack) => Trouble::Final(CaError::Untrusted {
+                    ca: self.ca.clone(),
+                    url: url.to_owned(),
+                    why: format!("{}; {lack}", root_cause(error)),
+                }),
+                None if error.is_connect() => Trouble::Later { why: root_cause(error), after: None },
+                None => Trouble::Later { why: root_cause(error) + perhaps_done(call), after: None },
+            },
         }
     }
 
@@ -246,6 +257,11 @@ impl Wire {
             false => CaError::Temporary { ca, asked, why: why.text },
         }
     }
+}
+
+/// What a lost answer leaves open: a CA that signed twice has one certificate that no one uses.
+fn perhaps_done(call: &Call<'_>) -> &'static str {
+    if call.method == Method::GET { "" } else { "; perhaps it was done all the same" }
 }
 
 /// What went wrong at each URL.

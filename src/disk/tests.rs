@@ -43,6 +43,8 @@ struct Site {
 fn site() -> Site {
     let temp = TempDir::new().unwrap();
     fs::create_dir(temp.path().join("etc")).unwrap();
+    // Whatever the umask: root does not write where others can.
+    fs::set_permissions(temp.path().join("etc"), PermissionsExt::from_mode(0o755)).unwrap();
     fs::write(temp.path().join("etc/passwd"), "root:x:0:0::/:\netcd:x:4242:4343::/:/bin/false\n").unwrap();
     fs::write(temp.path().join("etc/group"), "root:x:0:\npki:x:4444:etcd\n").unwrap();
     Site { root: Root::open(temp.path()).unwrap(), temp }
@@ -693,13 +695,17 @@ fn state_is_kept_read_and_dropped() {
 #[test]
 fn one_writer_at_a_time() {
     let site = site();
-    let held = lock(&site.root, Duration::ZERO).unwrap();
-    let error = lock(&site.root, 3 * Duration::from_millis(50)).unwrap_err();
+    let held = lock(&site.root).unwrap();
+    assert!(held.was_left(), "nothing is known of the run before");
+    let error = lock(&site.root).unwrap_err();
     assert!(error.is_temporary());
     assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
     assert_eq!(site.mode("run/nodecert/lock"), 0o600);
     drop(held);
-    lock(&site.root, Duration::ZERO).unwrap();
+    let after_a_crash = lock(&site.root).unwrap();
+    assert!(after_a_crash.was_left());
+    after_a_crash.release();
+    assert!(!lock(&site.root).unwrap().was_left());
 }
 
 #[test]

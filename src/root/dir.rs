@@ -32,6 +32,11 @@ impl Dir {
         Self { fd, path }
     }
 
+    /// The same directory under the name that the caller knows.
+    pub(super) fn shown_as(self, path: PathBuf) -> Self {
+        Self { path, ..self }
+    }
+
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }

@@ -39,6 +39,9 @@ pub enum Error {
     /// This host has been taken out of service.
     #[error("this host was decommissioned {0}; to bring it back, remove {STATE}/decommissioned")]
     Decommissioned(String),
+    /// A signal came before all was done.
+    #[error("asked to end before all was done: what was in force stays, and the next run goes on from here")]
+    Stopped,
     /// A name on the command line that is not in the configuration.
     #[error("there is no certificate or component {name}: there are {there}")]
     Unknown {
@@ -55,6 +58,7 @@ impl Error {
         match self {
             Self::Config(_) | Self::Decommissioned(_) => Exit::Config,
             Self::Unknown { .. } | Self::AnotherHost { .. } => Exit::Usage,
+            Self::Stopped => Exit::Temporary,
             Self::Facts(error) if error.is_temporary() => Exit::Temporary,
             Self::Facts(FactsError::Kernel { .. }) => Exit::Fault,
             Self::Facts(_) => Exit::Config,

@@ -25,9 +25,9 @@ pub(super) const DECOMMISSIONED: &str = "decommissioned";
 /// Has the CAs revoke what is held of these certificates. The next run gets others, with new keys.
 pub async fn revoke(world: &World, names: &[Name], deadline: Duration) -> Result<Farewell, Error> {
     let ask = Ask { deadline, ..Ask::default() };
-    let _lock = lock(world, &ask)?;
+    let _lock = lock(world, &ask).await?;
     let survey = survey(world, false)?;
-    let mut run = Run::new(world, Deadline::after(deadline));
+    let mut run = Run::new(world, Deadline::after(deadline), &ask.stop);
     let mut farewell = Farewell::default();
     for name in survey.asked(names)? {
         run.give_up(&survey, &name, &mut farewell).await;
@@ -45,13 +45,13 @@ pub async fn decommission(
     deadline: Duration,
 ) -> Result<Farewell, Error> {
     let ask = Ask { deadline, ..Ask::default() };
-    let _lock = lock(world, &ask)?;
+    let _lock = lock(world, &ask).await?;
     let survey = survey(world, false)?;
     let own = [&survey.facts.hostname.value, &survey.facts.fqdn.value];
     if !own.iter().any(|own| *own == host) {
         return Err(Error::AnotherHost { named: host.to_owned(), own: survey.facts.fqdn.value.clone() });
     }
-    let mut run = Run::new(world, Deadline::after(deadline));
+    let mut run = Run::new(world, Deadline::after(deadline), &ask.stop);
     let mut farewell = Farewell::default();
     if revoke {
         for name in survey.node.certificates.keys().filter(|name| survey.holds(name)) {

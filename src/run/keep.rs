@@ -66,7 +66,9 @@ impl Run<'_> {
 
     fn value(&self, keepsake: &Keepsake) -> Result<Value, Failure> {
         let given = match &keepsake.origin {
-            Origin::Given(source) => Some(disk::secret(self.root(), source, hooks::output)?),
+            Origin::Given(source) => {
+                Some(disk::secret(self.root(), source, |argv| hooks::output(argv, self.stop))?)
+            }
             Origin::Made | Origin::Elsewhere(_) => None,
         };
         let placed = disk::read_key(self.root(), &keepsake.path)?;

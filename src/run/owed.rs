@@ -160,8 +160,12 @@ impl Run<'_> {
         let changed = |debt: &Debt| self.print_of(survey, &debt.subject) != debt.before;
         let due: Vec<_> = debts.into_iter().filter(changed).collect();
         let mut lines = Vec::new();
-        for deed in needed(&deeds(&due)) {
-            let mut trouble = self.perform(survey, &deed).await.err();
+        let needed = needed(&deeds(&due));
+        for deed in &needed {
+            if self.stop.is_asked() {
+                break;
+            }
+            let mut trouble = self.perform(survey, deed).await.err();
             match &mut trouble {
                 None => info!(hook = %deed, "hook done: {deed}"),
                 Some(trouble) => {
@@ -174,8 +178,12 @@ impl Run<'_> {
         let failed = |debt: &&Debt| {
             lines.iter().any(|line| line.trouble.is_some() && line.deed == debt.deed.to_string())
         };
-        let left: Vec<_> = due.iter().filter(failed).cloned().collect();
+        let is_left = |debt: &&Debt| lines.len() < needed.len() || failed(debt);
+        let left: Vec<_> = due.iter().filter(is_left).cloned().collect();
         self.write(&left)?;
+        if !left.is_empty() && self.stop.is_asked() {
+            return Err(Error::Stopped);
+        }
         Ok(lines)
     }
 

@@ -191,7 +191,8 @@ impl Run<'_> {
     }
 
     fn secret(&self, source: &SecretSource) -> Result<Secret, String> {
-        disk::secret(self.root(), source, hooks::output).map_err(|error| chain(&error))
+        disk::secret(self.root(), source, |argv| hooks::output(argv, self.stop))
+            .map_err(|error| chain(&error))
     }
 
     /// The embedded CA's own key, made once.

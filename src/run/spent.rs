@@ -58,6 +58,6 @@ impl Run<'_> {
 }
 
 fn held(survey: &Survey, settings: &ca::Settings) -> BTreeMap<Name, crate::bundle::Bundle> {
-    let names = settings.logs_in_with().into_iter().map(|name| name.get_ref());
+    let names = settings.logs_in_with().into_iter().map(toml::Spanned::get_ref);
     names.filter_map(|name| Some((name.clone(), survey.bundle(name)?.clone()))).collect()
 }

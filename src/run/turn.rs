@@ -14,12 +14,12 @@ impl Run<'_> {
     pub(super) async fn perform(&self, survey: &Survey, deed: &Deed) -> Result<(), Trouble> {
         match deed {
             Deed::InTurn(deed) => self.in_turn(survey, deed).await,
-            deed => hooks::perform(deed).map_err(|why| trouble(why, Exit::Fault)),
+            deed => hooks::perform(deed, self.stop).map_err(|why| trouble(why, Exit::Fault)),
         }
     }
 
     async fn in_turn(&self, survey: &Survey, deed: &Deed) -> Result<(), Trouble> {
-        match hooks::unit(deed).map_err(|why| trouble(why, Exit::Fault))? {
+        match hooks::unit(deed, self.stop).map_err(|why| trouble(why, Exit::Fault))? {
             // It reads what is there when it starts.
             Unit::Rests => return Ok(()),
             Unit::Starts => {
@@ -43,7 +43,7 @@ impl Run<'_> {
             clock: &self.world.clock,
             patience: Patience::default(),
         };
-        quorum::in_turn(&asking, self.deadline, || hooks::perform(deed)).await.map_err(|error| {
+        quorum::in_turn(&asking, self.deadline, || hooks::perform(deed, self.stop)).await.map_err(|error| {
             let exit = if error.is_temporary() { Exit::Temporary } else { Exit::Fault };
             trouble(error.to_string(), exit)
         })

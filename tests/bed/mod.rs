@@ -7,6 +7,7 @@
 
 // Each test target includes the whole bed and uses its own part of it.
 #![allow(dead_code, unused_imports)]
+#![allow(clippy::print_stderr, reason = "figures of a test that passes")]
 
 mod etcd;
 mod fleet;
@@ -27,7 +28,7 @@ pub(crate) use guest::{Debian, Guest};
 pub(crate) use host::{Host, Outcome};
 pub(crate) use kubernetes::Kubernetes;
 pub(crate) use lan::{Lan, Netns};
-pub(crate) use openbao::{Login, Openbao, Pki};
+pub(crate) use openbao::{Login, NAME, Openbao, Pki};
 pub(crate) use process::{Daemon, Ended, ended, must};
 pub(crate) use puppet::{
     Autosign, PASSWORD, PuppetConfig, PuppetRelease, Puppetserver, Renewal, fingerprint,

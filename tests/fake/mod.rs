@@ -24,6 +24,7 @@ use rcgen::{
     KeyPair, KeyUsagePurpose,
 };
 use rustls::server::WebPkiClientVerifier;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer};
@@ -93,7 +94,7 @@ pub struct Seen {
     pub at: Instant,
 }
 
-type Authority = CertifiedIssuer<'static, KeyPair>;
+pub type Authority = CertifiedIssuer<'static, KeyPair>;
 
 /// A root and the intermediate that signs.
 pub struct Pki {
@@ -139,6 +140,7 @@ pub struct Fake {
 struct State {
     tls: Pki,
     server_leaf: CertificateDer<'static>,
+    server_key: String,
     signing: Pki,
     other: Pki,
     has_issuer: AtomicBool,
@@ -175,6 +177,16 @@ impl State {
     }
 }
 
+/// The certificate that a server shows, before it is signed.
+pub struct Showing<'a> {
+    pub params: CertificateParams,
+    /// Who signs it, instead of the server's own CA.
+    pub issuer: Option<Authority>,
+    /// What is sent with it.
+    pub above: Vec<CertificateDer<'static>>,
+    pub tls: &'a Pki,
+}
+
 struct Scripted {
     call: String,
     fault: Fault,
@@ -190,15 +202,20 @@ impl Fake {
 
     /// Starts with a certificate of its own that outlives all that it signs.
     pub fn lasting() -> Self {
-        Self::start_for("127.0.0.1", 3_600 * DAY)
+        Self::start_as(|showing| showing.params.not_after = OffsetDateTime::now_utc() + 3_600 * DAY)
     }
 
     /// Starts on another address; its certificate is for 127.0.0.1 and localhost all the same.
     pub fn start_on(ip: &str) -> Self {
-        Self::start_for(ip, 30 * DAY)
+        Self::start_with(ip, |_| {})
     }
 
-    fn start_for(ip: &str, lifetime: time::Duration) -> Self {
+    /// Starts with a server certificate of another shape.
+    pub fn start_as(shape: impl FnOnce(&mut Showing<'_>)) -> Self {
+        Self::start_with("127.0.0.1", shape)
+    }
+
+    fn start_with(ip: &str, shape: impl FnOnce(&mut Showing<'_>)) -> Self {
         let listener = TcpListener::bind((ip, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let (tls, signing, other) = (Pki::new("tls"), Pki::new("etcd"), Pki::new("stranger"));
@@ -207,14 +224,20 @@ impl Fake {
             CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
         params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
         params.not_before = OffsetDateTime::now_utc() - DAY;
-        params.not_after = OffsetDateTime::now_utc() + lifetime;
-        let server_leaf = params.signed_by(&server_key, &tls.issuing).unwrap().der().clone();
-        let config = server_config(&tls, &signing, &server_leaf, &server_key);
+        params.not_after = OffsetDateTime::now_utc() + 30 * DAY;
+        let above = vec![tls.issuing.der().clone()];
+        let mut showing = Showing { params, issuer: None, above, tls: &tls };
+        shape(&mut showing);
+        let issuer = showing.issuer.as_ref().unwrap_or(&tls.issuing);
+        let server_leaf = showing.params.signed_by(&server_key, issuer).unwrap().der().clone();
+        let presented = [vec![server_leaf.clone()], showing.above].concat();
+        let config = server_config(&tls, &signing, presented, &server_key);
         let puppet = puppet::Shelf::new(&tls);
         let state = Arc::new(State {
             puppet,
             tls,
             server_leaf,
+            server_key: server_key.serialize_pem(),
             signing,
             other,
             has_issuer: AtomicBool::new(true),
@@ -237,6 +260,12 @@ impl Fake {
         let shared = state.clone();
         thread::spawn(move || accept(&listener, &config, &shared));
         Self { url: format!("https://{address}"), address, state }
+    }
+
+    /// Certificate and key of the server, PEM.
+    pub fn server_pem(&self) -> (String, String) {
+        let chain = self.presented().iter().map(|der| bend::pem("CERTIFICATE", der)).collect();
+        (chain, self.state.server_key.clone())
     }
 
     /// The root that the server's own certificate leads to.
@@ -379,7 +408,7 @@ impl State {
 fn server_config(
     tls: &Pki,
     signing: &Pki,
-    leaf: &CertificateDer<'static>,
+    presented: Vec<CertificateDer<'static>>,
     key: &KeyPair,
 ) -> Arc<ServerConfig> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -391,12 +420,13 @@ fn server_config(
         .build()
         .unwrap();
     let key = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap();
+    let key = provider.key_provider.load_private_key(key).unwrap();
     let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_client_cert_verifier(verifier)
-        .with_single_cert(vec![leaf.clone(), tls.issuing.der().clone()], key)
-        .unwrap();
+        // Whatever it is: rustls would not take each that a test shows.
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(CertifiedKey::new(presented, key))));
     Arc::new(config)
 }
 

@@ -120,6 +120,25 @@ impl Site {
     }
 }
 
+impl Site {
+    /// `nodecert ARGUMENTS` on a host whose root this is: hooks and all. In a mount namespace and a root
+    /// directory of its own, with the programs of the machine; `before` is put in front, as `strace`.
+    pub(crate) fn live(&self, before: &[&str], arguments: &[&str]) -> Command {
+        const ENTER: &str = r#"set -e
+            for name in bin sbin lib lib64; do [ -L "$1/$name" ] || ln -s usr/$name "$1/$name"; done
+            mkdir -p "$1/usr" "$1/proc" "$1/dev" "$1/tmp"; [ -e "$1/nodecert" ] || : >"$1/nodecert"
+            mount --bind /usr "$1/usr"; mount --rbind /proc "$1/proc"; mount --rbind /dev "$1/dev"
+            mount --bind "$2" "$1/nodecert"
+            root=$1; shift 2
+            exec chroot "$root" "$@""#;
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-c", ENTER, "sh"]).arg(self.root());
+        command.arg(env!("CARGO_BIN_EXE_nodecert")).args(before).arg("/nodecert").args(arguments);
+        undisturbed(&mut command);
+        command
+    }
+}
+
 /// What the caller's shell exports decides nothing.
 pub(crate) fn undisturbed(command: &mut Command) {
     for variable in ["LD_LIBRARY_PATH", "JOURNAL_STREAM", "NOTIFY_SOCKET"] {
@@ -233,7 +252,14 @@ impl Kept {
 
 fn read_at(dir: &fs::File, name: &str) -> Option<String> {
     use nix::fcntl::{OFlag, openat};
-    let fd = openat(dir, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty()).ok()?;
+    // A FIFO that someone planted holds no one up.
+    let fd = openat(
+        dir,
+        name,
+        OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC,
+        nix::sys::stat::Mode::empty(),
+    )
+    .ok()?;
     let mut text = String::new();
     fs::File::from(fd).read_to_string(&mut text).ok()?;
     Some(text)

@@ -15,6 +15,9 @@ use crate::ca::wire::{Body, Wire};
 use crate::https::one_line;
 use crate::setting::{Name, Secret};
 
+/// Bytes; those of Vault have about a hundred, batch tokens some hundreds.
+const MAX_TOKEN: usize = 8 * 1024;
+
 /// What we are known by for the rest of the run.
 #[derive(Debug, Clone)]
 pub(super) struct Token {
@@ -224,7 +227,12 @@ impl Vault {
         call.body = Some(Body::Json(body));
         let answer = self.checked(wire, &call).await?;
         let login: Login = self.read(&answer, &call)?;
-        Ok(Token { secret: Secret::new(&login.auth.client_token), ours: true, by_certificate: false })
+        let secret = Secret::new(&login.auth.client_token);
+        let length = secret.expose().len();
+        if length == 0 || length > MAX_TOKEN || self.header(&secret).is_err() {
+            return Err(self.bad(&answer, &call, "the token in it is none"));
+        }
+        Ok(Token { secret, ours: true, by_certificate: false })
     }
 }
 
