@@ -41,6 +41,8 @@ const LOCK: &str = "nodecert/turn";
 const LOCK_END: &str = "nodecert/turn0";
 /// Between two looks at the same members.
 const PAUSE: Duration = Duration::from_millis(500);
+/// A round of asking for the lock that is shorter would find nothing but its own end.
+const ROUND: Duration = Duration::from_secs(2);
 /// A call that does not wait for anyone else.
 const CALL: Duration = Duration::from_secs(5);
 
@@ -233,7 +235,7 @@ impl Ring {
             if waits.is_empty() {
                 return Err(QuorumError::NoLock(refusals.join("; ")));
             }
-            if patience.left() < PAUSE {
+            if patience.left() < ROUND {
                 return Err(QuorumError::Busy(waits.join("; ")));
             }
             tokio::time::sleep(PAUSE).await;
