@@ -6,6 +6,7 @@
 //! ```
 
 mod failure;
+mod farewell;
 mod hour;
 mod keep;
 mod lines;
@@ -15,6 +16,7 @@ mod owed;
 mod serve;
 mod settle;
 mod signers;
+mod spent;
 mod steady;
 mod survey;
 mod turn;
@@ -31,12 +33,13 @@ use crate::ca::{Ca, Deadline};
 use crate::clock::Clock;
 use crate::disk::{self, DiskError};
 use crate::facts::{self, Facts};
-use crate::report::{Exit, OwedLine, Report};
+use crate::report::{Exit, LastRun, OwedLine, Report};
 use crate::root::Root;
 use crate::setting::{Name, chain};
 
 pub use failure::Error;
 use failure::Failure;
+pub use farewell::{decommission, revoke};
 pub use load::detect;
 pub use survey::{Survey, survey};
 
@@ -80,9 +83,20 @@ impl Default for Ask {
     }
 }
 
-/// Brings the host to what the configuration asks for.
+/// Brings the host to what the configuration asks for, and notes how that ended.
 pub async fn run(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
+    let done = bring(world, ask).await;
+    let exit = done.as_ref().map_or_else(Error::exit, |(report, _)| report.exit());
+    let last = LastRun { ended: world.clock.now(), exit: exit.code() };
+    if let Err(error) = disk::note_run(&world.root, last) {
+        warn!("how this run ended could not be noted: {}", chain(&error));
+    }
+    done
+}
+
+async fn bring(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
     let lock = lock(world, ask)?;
+    in_service(world)?;
     let deadline = Deadline::after(ask.deadline);
     hour::wait_for_clock(world, deadline).await;
     let mut survey = survey(world, ask.force)?;
@@ -105,15 +119,27 @@ pub async fn run(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
     run.repair(&survey, &asked);
     let mut files = run.keepsakes(&survey, &asked);
     files.extend(run.files(&survey, &asked));
+    let spent = run.retire_secrets(&survey).await;
     run.close().await;
     run.strike_cloned(&survey).map_err(Error::Disk)?;
     let owed = run.pay(&survey, debts).await?;
-    let report = run.report(&survey, ask, &files, owed)?;
+    let mut report = run.report(&survey, ask, &files, owed)?;
+    report
+        .notes
+        .extend(spent.unwrap_or_else(|why| vec![format!("a secret was not erased: {}", chain(&why))]));
     // What a disk refused may be lying about half done.
     if report.exit() != Exit::Fault {
         lock.release();
     }
     Ok((report, survey.facts))
+}
+
+/// A host that was taken out of service does not come back by its timer.
+fn in_service(world: &World) -> Result<(), Error> {
+    match disk::read_state(&world.root, farewell::DECOMMISSIONED).map_err(Error::Disk)? {
+        Some(since) => Err(Error::Decommissioned(since.trim().to_owned())),
+        None => Ok(()),
+    }
 }
 
 fn lock(world: &World, ask: &Ask) -> Result<disk::Lock, Error> {
@@ -146,6 +172,7 @@ pub fn status(survey: &Survey, world: &World, only: &[Name]) -> Result<Report, E
         files,
         owed: owed.iter().map(|deed| OwedLine { deed: deed.to_string(), trouble: None }).collect(),
         notes: [notes, survey.notes()].concat(),
+        last_run: disk::last_run(&world.root),
     })
 }
 
