@@ -51,7 +51,7 @@ while [ ! -e /run/bed/enough ]; do
     else
         echo "no $EPOCHREALTIME" $out
     fi
-    sleep 0.02
+    sleep 0.1
 done
 echo enough
 "#;
