@@ -104,7 +104,7 @@ fn etcd_comes_up_within_a_minute_of_a_late_ca() {
 fn the_timer_renews_and_the_running_consumer_is_told() {
     let lan = lan(1);
     let told = "reload = [\"running.service\", \"idle.service\"]";
-    let mut guest = lone(&lan, &format!("{told}\nttl = \"3m\""));
+    let mut guest = lone(&lan, &format!("{told}\nttl = \"3m\"\n[node]\ninterval = \"20s\""));
     guest.drop_in("nodecert-renew.timer", "[Timer]\nRandomizedDelaySec=0\n");
     consumer(&guest, "idle", false);
     guest.boot_fully();
@@ -113,7 +113,10 @@ fn the_timer_renews_and_the_running_consumer_is_told() {
     guest.shut_down();
 
     // Two thirds of three minutes are not over, but a fifth is.
-    guest.write("/etc/nodecert/config.d/later.toml", "[certificate.web]\nttl = \"30d\"\nrenew_at = 0.2\n");
+    guest.write(
+        "/etc/nodecert/config.d/later.toml",
+        "[certificate.web]\nttl = \"30d\"\nrenew_at = 0.2\n[node]\ninterval = \"1h\"\n",
+    );
     let stamp =
         std::fs::File::open(guest.path("/var/lib/systemd/timers/stamp-nodecert-renew.timer")).unwrap();
     stamp.set_modified(SystemTime::now() - Duration::from_secs(86_400)).unwrap();
@@ -333,13 +336,13 @@ fn a_secret_comes_as_a_credential_in_each_way_that_systemd_has() {
     guest.boot_fully();
     healthy(&guest);
 
-    guest.write_secret("/etc/vault-token", &token);
+    guest.write_secret("/etc/credstore/vault-token", &token);
     guest.shell(
-        "systemd-creds encrypt --with-key=host --name=vault-token /etc/vault-token /etc/vault-token.cred",
+        "systemd-creds encrypt --with-key=host --name=vault-token /etc/credstore/vault-token /etc/credstore/vault-token.cred",
     );
     for source in [
-        "LoadCredential=vault-token:/etc/vault-token",
-        "LoadCredentialEncrypted=vault-token:/etc/vault-token.cred",
+        "LoadCredential=vault-token:/etc/credstore/vault-token",
+        "LoadCredentialEncrypted=vault-token:/etc/credstore/vault-token.cred",
     ] {
         guest.drop_in("nodecert.service", &format!("[Service]\n{source}\n"));
         guest.must("systemctl daemon-reload");
@@ -417,7 +420,8 @@ fn a_member_whose_power_is_cut_twenty_times_comes_back_by_itself() {
         last.boot();
         last.wait_until_booted();
         let why = last.last_word("nodecert.service");
-        if last.property("nodecert.service", "Result") != "success" {
+        // Or skipped: nothing was left to do.
+        if !["success", "exec-condition"].contains(&last.property("nodecert.service", "Result").as_str()) {
             // The one exception: it was opened, and what was in it never came to the disk.
             assert!(enrols && why.contains("wrapping token"), "round {round}: {why}");
             lost += 1;
