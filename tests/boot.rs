@@ -68,8 +68,10 @@ fn etcd_comes_up_within_a_minute_of_a_late_ca() {
     let mut guest = member(&lan, &bao, &pki, 1, 1);
     guest.drop_in("nodecert.service", &run_with("--missing --deadline 3s"));
     for (name, wanted) in [("stopped", true), ("disabled", false)] {
-        consumer(&guest, name, wanted);
+        consumer(&guest, name, wanted, "etcd");
     }
+    guest.write("/etc/nodecert/config.d/web.toml", LONE);
+    consumer(&guest, "usable", true, "web");
 
     guest.boot();
     eventually("a run that has given up", || {
@@ -80,6 +82,11 @@ fn etcd_comes_up_within_a_minute_of_a_late_ca() {
     });
     let last = guest.last_word("nodecert.service");
     assert!(last.contains("Connection refused"), "{last:?}\n{}", guest.journal("nodecert.service"));
+    assert_eq!(
+        guest.property("usable.service", "ActiveState"),
+        "active",
+        "what another one lacks is not its concern"
+    );
     guest.must("systemctl stop stopped.service");
     assert_ne!(guest.property("etcd.service", "ActiveState"), "active");
     gate.open();
@@ -106,7 +113,7 @@ fn the_timer_renews_and_the_running_consumer_is_told() {
     let told = "reload = [\"running.service\", \"idle.service\"]";
     let mut guest = lone(&lan, &format!("{told}\nttl = \"3m\"\n[node]\ninterval = \"20s\""));
     guest.drop_in("nodecert-renew.timer", "[Timer]\nRandomizedDelaySec=0\n");
-    consumer(&guest, "idle", false);
+    consumer(&guest, "idle", false, "web");
     guest.boot_fully();
     assert_eq!(guest.property("running.service", "ActiveState"), "active", "{}", guest.journal(""));
     let first = guest.must("sha256sum /etc/etcd/web/web.crt");
@@ -370,18 +377,22 @@ fn name_server(lan: &Lan) -> Daemon {
     Daemon::start(Some(lan.host(0).command("env")), &argv, Path::new("/dev/null"))
 }
 
+/// A CA of the host's own, and a certificate of it.
+const LONE: &str = r#"
+[ca.lab.local]
+[certificate.web]
+ca = "lab"
+dns = ["{{ hostname }}"]
+files = { cert = "web.crt", key = "web.key" }
+directory = "/etc/etcd/web"
+"#;
+
 /// A host with a CA of its own, the certificate `web` and its consumer `running.service`.
 fn lone<'a>(lan: &'a Lan, rest: &str) -> Guest<'a> {
     let guest = Guest::new(Debian::Bookworm, "node01", lan.host(1));
     guest.install();
-    guest.write(
-        "/etc/nodecert/config.toml",
-        &format!(
-            "[ca.lab.local]\n[certificate.web]\nca = \"lab\"\ndns = [\"{{{{ hostname }}}}\"]\n\
-             files = {{ cert = \"web.crt\", key = \"web.key\" }}\ndirectory = \"/etc/etcd/web\"\n{rest}\n"
-        ),
-    );
-    consumer(&guest, "running", true);
+    guest.write("/etc/nodecert/config.toml", &format!("{LONE}{rest}\n"));
+    consumer(&guest, "running", true, "web");
     guest
 }
 
@@ -468,15 +479,15 @@ fn is_a_pair(guest: &Guest<'_>) {
     }
 }
 
-/// A unit that runs once its certificate `web` is usable, and counts how often it is told of a new one.
-fn consumer(guest: &Guest<'_>, name: &str, enabled: bool) {
+/// A unit that runs once what it needs is usable, and counts how often it is told of a change.
+fn consumer(guest: &Guest<'_>, name: &str, enabled: bool, needs: &str) {
     let unit = format!(
         "[Service]\nExecStart=/bin/sleep infinity\nExecReload=/bin/sh -c 'echo told >>/run/{name}.told'\n\
          [Install]\nWantedBy=multi-user.target\n"
     );
     guest.write(&format!("/etc/systemd/system/{name}.service"), &unit);
     let etcd = std::fs::read_to_string("systemd/etcd.service.d/10-nodecert.conf").unwrap();
-    guest.drop_in(&format!("{name}.service"), &etcd.replace("--usable etcd", "--usable"));
+    guest.drop_in(&format!("{name}.service"), &etcd.replace("--usable etcd", &format!("--usable {needs}")));
     if enabled {
         let wanted = format!("/etc/systemd/system/multi-user.target.wants/{name}.service");
         guest.link(&wanted, &format!("../{name}.service"));
