@@ -73,6 +73,9 @@ pub enum Command {
         /// Exit with 3 if there is something to do
         #[arg(long)]
         exit_code: bool,
+        /// Print the drop-in that nodecert's own units need to write where this configuration does
+        #[arg(long, conflicts_with_all = ["only", "exit_code"])]
+        read_write_paths: bool,
     },
     /// Say what is there, until when, and whether it is usable
     Status {

@@ -5,6 +5,7 @@
 mod commit;
 mod erase;
 mod held;
+mod last;
 mod outside;
 mod plain;
 mod prune;
@@ -27,6 +28,7 @@ use crate::root::{Ids, Root, RootError};
 pub use commit::{commit, prove_writable};
 pub use erase::{erase, erase_state, wipe};
 pub use held::held;
+pub use last::{last_run, note_run};
 pub use outside::{present, put_outside, read_outside};
 pub use plain::{ABSENT, differs, list_dropins, put, read_text, trust_is, widen};
 pub use repair::{drift, repair};

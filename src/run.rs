@@ -33,7 +33,7 @@ use crate::ca::{Ca, Deadline};
 use crate::clock::Clock;
 use crate::disk::{self, DiskError};
 use crate::facts::{self, Facts};
-use crate::report::{Exit, OwedLine, Report};
+use crate::report::{Exit, LastRun, OwedLine, Report};
 use crate::root::Root;
 use crate::setting::{Name, chain};
 
@@ -83,8 +83,18 @@ impl Default for Ask {
     }
 }
 
-/// Brings the host to what the configuration asks for.
+/// Brings the host to what the configuration asks for, and notes how that ended.
 pub async fn run(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
+    let done = bring(world, ask).await;
+    let exit = done.as_ref().map_or_else(Error::exit, |(report, _)| report.exit());
+    let last = LastRun { ended: world.clock.now(), exit: exit.code() };
+    if let Err(error) = disk::note_run(&world.root, last) {
+        warn!("how this run ended could not be noted: {}", chain(&error));
+    }
+    done
+}
+
+async fn bring(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
     let lock = lock(world, ask)?;
     in_service(world)?;
     let deadline = Deadline::after(ask.deadline);
@@ -162,6 +172,7 @@ pub fn status(survey: &Survey, world: &World, only: &[Name]) -> Result<Report, E
         files,
         owed: owed.iter().map(|deed| OwedLine { deed: deed.to_string(), trouble: None }).collect(),
         notes: [notes, survey.notes()].concat(),
+        last_run: disk::last_run(&world.root),
     })
 }
 

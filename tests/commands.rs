@@ -10,6 +10,7 @@
 
 mod fake;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -193,6 +194,50 @@ fn metrics_are_written_whole_for_the_textfile_collector() {
     let text = fs::read_to_string(&file).unwrap();
     assert!(text.contains("nodecert_certificate_usable{certificate=\"web\",ca=\"lab\"} 1\n"), "{text}");
     assert!(text.contains("# TYPE nodecert_certificate_not_after_seconds gauge\n"));
+}
+
+#[test]
+fn metrics_tell_how_the_last_run_ended_also_when_it_failed() {
+    let host = Host::new();
+    let file = host.path("nodecert.prom");
+    let value = |name: &str| {
+        host.nodecert(&format!("status --textfile {}", file.display()));
+        let text = fs::read_to_string(&file).unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(&format!("{name} "))).map(str::to_owned);
+        value.map(|value| value.parse::<u64>().unwrap())
+    };
+    assert_eq!(value("nodecert_last_run_exit_code"), None, "no run yet");
+    host.nodecert("run");
+    assert_eq!(value("nodecert_last_run_exit_code"), Some(0));
+    let (ended, now) = (value("nodecert_last_run_time_seconds"), value("nodecert_status_time_seconds"));
+    assert!(ended > Some(1_700_000_000) && ended <= now, "{ended:?} {now:?}");
+    let config = host.path("etc/nodecert/config.toml");
+    let good = fs::read_to_string(&config).unwrap();
+    fs::write(&config, "[nonsense]").unwrap();
+    assert_eq!(host.nodecert("run").exit, 78);
+    fs::write(&config, good).unwrap();
+    assert_eq!(value("nodecert_last_run_exit_code"), Some(78));
+    assert_eq!(host.json("status")["last_run"]["exit"], 78);
+}
+
+/// What an alert names and the program does not write would never fire.
+#[test]
+fn every_metric_that_an_alert_names_is_written_by_the_program() {
+    let host = Host::new();
+    host.nodecert("run");
+    let file = host.path("nodecert.prom");
+    host.nodecert(&format!("status --textfile {}", file.display()));
+    let written = fs::read_to_string(&file).unwrap();
+    let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/monitoring/nodecert.rules.yml");
+    let rules = fs::read_to_string(rules).unwrap();
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let named: BTreeSet<_> =
+        rules.split(|c| !is_name(c)).filter(|word| word.starts_with("nodecert_")).collect();
+    assert!(named.len() >= 7, "{named:?}");
+    for name in named {
+        let has = |line: &str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+        assert!(written.lines().any(has), "{name} is not in\n{written}");
+    }
 }
 
 #[test]

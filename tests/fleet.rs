@@ -23,17 +23,17 @@ const TOKEN: &str = "/var/lib/nodecert/secrets/token";
 /// What of a host's configuration a test changes in its course.
 #[derive(Clone)]
 struct Config {
+    /// Lines of `[node]`.
+    node: String,
     /// `anchors.…` and `refresh` of the CA.
     anchors: String,
     /// Lines of `[etcd]`.
     etcd: String,
-    /// More tables.
-    more: String,
 }
 
 impl Config {
     fn new() -> Self {
-        Self { anchors: "anchors.published = true".to_owned(), etcd: String::new(), more: String::new() }
+        Self { node: String::new(), anchors: "anchors.published = true".to_owned(), etcd: String::new() }
     }
 
     fn put(&self, fleet: &Fleet, nth: usize, bao: &Openbao, pki: &Pki<'_>) {
@@ -41,7 +41,7 @@ impl Config {
         host.write("/etc/nodecert/vault-ca.pem", &bao.tls_pem());
         host.write_secret(TOKEN, &bao.token(&pki.policy()));
         let login = Login::Token { file: TOKEN }.toml();
-        let (Self { anchors, etcd, more }, url, mount) = (self, bao.url(), &pki.mount);
+        let (Self { node, anchors, etcd }, url, mount) = (self, bao.url(), &pki.mount);
         let (number, address, [one, two, three]) = (nth + 1, fleet.address(nth), ADDRESSES);
         host.configure(&format!(
             r#"
@@ -49,6 +49,7 @@ impl Config {
 hostname = "node0{number}"
 domain = "example.com"
 addresses = ["{address}"]
+{node}
 
 [ca.etcd]
 tls.file = "/etc/nodecert/vault-ca.pem"
@@ -63,8 +64,6 @@ auth = [{login}]
 ca = "etcd"
 cluster = {{ node01 = "{one}", node02 = "{two}", node03 = "{three}" }}
 {etcd}
-
-{more}
 "#
         ));
     }
@@ -209,7 +208,9 @@ fn certificates_are_renewed_under_a_cluster_at_work() {
     let bao = Openbao::start();
     let pki = bao.pki("etcd");
     pki.role("member", &json!({"ttl": "20s", "max_ttl": "20s", "not_before_duration": "1s"}));
-    let fleet = cluster(EtcdRelease::v3_5(), &Config::new(), &bao, &pki);
+    let mut config = Config::new();
+    "interval = \"2s\"".clone_into(&mut config.node);
+    let fleet = cluster(EtcdRelease::v3_5(), &config, &bao, &pki);
     let flags = fleet.flags("https");
     let writer = fleet.write(&flags);
     let mark = fleet.mark();

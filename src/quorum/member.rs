@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use reqwest::{Client, RequestBuilder, StatusCode};
 use serde_json::Value;
 
-use crate::https::{Unread, bounded, one_line, root_cause};
+use crate::https::{Distrust, Unread, alert, bounded, one_line, root_cause};
 
 /// A healthy member answers within milliseconds; etcd itself gives a request 5 s and two elections.
 const LOOK: Duration = Duration::from_secs(7);
@@ -154,7 +154,7 @@ struct Silence {
 }
 
 async fn send(request: RequestBuilder, patience: Duration) -> Result<(StatusCode, Vec<u8>), Silence> {
-    let broken = |error: &reqwest::Error| Silence { why: root_cause(error), refused: is_refused(error) };
+    let broken = |error: &reqwest::Error| Silence { why: cause(error), refused: is_refused(error) };
     let response = request.timeout(patience).send().await.map_err(|error| broken(&error))?;
     let status = response.status();
     match bounded(response).await {
@@ -164,6 +164,15 @@ async fn send(request: RequestBuilder, patience: Duration) -> Result<(StatusCode
             Err(Silence { why: "its answer is larger than any honest one".to_owned(), refused: false })
         }
     }
+}
+
+fn cause(error: &reqwest::Error) -> String {
+    if let Some(alert) = alert(error) {
+        return format!(
+            "it does not take the certificate of this host, TLS alert {alert}: restart it by hand if it runs with older CA certificates than it has"
+        );
+    }
+    Distrust::within(error).map_or_else(|| root_cause(error), ToString::to_string)
 }
 
 fn is_refused(error: &reqwest::Error) -> bool {

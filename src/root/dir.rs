@@ -287,6 +287,17 @@ impl Dir {
         Ok(self.there("remove", name, gone)?.is_some())
     }
 
+    /// Removes what a crash left of [`Dir::draft`] or [`Dir::put_link`].
+    pub fn remove_draft(&self, name: impl AsRef<Path>) -> Result<bool, RootError> {
+        self.remove(beside(name.as_ref()))
+    }
+
+    /// Whether a name is one that only drafts have.
+    pub fn is_draft(name: &OsStr) -> bool {
+        let name = name.as_bytes();
+        name.starts_with(b".") && name.ends_with(NEW)
+    }
+
     /// Removes a name that is no directory, and overwrites it first if it is a file, durably; `false` if it was
     /// not there.
     pub fn wipe(&self, name: impl AsRef<Path>) -> Result<bool, RootError> {
@@ -301,17 +312,6 @@ impl Dir {
             }
         }
         self.remove(name)
-    }
-
-    /// Removes what a crash left of [`Dir::draft`] or [`Dir::put_link`].
-    pub fn remove_draft(&self, name: impl AsRef<Path>) -> Result<bool, RootError> {
-        self.remove(beside(name.as_ref()))
-    }
-
-    /// Whether a name is one that only drafts have.
-    pub fn is_draft(name: &OsStr) -> bool {
-        let name = name.as_bytes();
-        name.starts_with(b".") && name.ends_with(NEW)
     }
 
     /// Removes a directory and the files in it; directories in it are not ours and stop it.

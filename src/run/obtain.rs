@@ -35,7 +35,8 @@ impl Run<'_> {
             return Err(failure.clone());
         }
         disk::prove_writable(self.root(), certificate, verdict.bundle().is_some())?;
-        info!(certificate = %name, ca = %certificate.ca, "{name}: asking CA {}: {}", certificate.ca, reason_of(verdict));
+        let reason = reason_of(verdict);
+        info!(certificate = %name, ca = %certificate.ca, reason, "{name}: asking CA {}: {reason}", certificate.ca);
         if verdict.pair().is_none()
             && !survey.cloned.contains(name)
             && let Some(bundle) = self.adopted(certificate, ca, anchors).await?
@@ -60,8 +61,9 @@ impl Run<'_> {
         };
         disk::commit(self.root(), certificate, &bundle, now)?;
         disk::drop_pending(self.root(), name)?;
-        info!(certificate = %name, ca = %certificate.ca, "{name}: installed, valid until {}", at(bundle.leaf().not_after));
-        Ok((bundle, reason_of(verdict)))
+        let until = at(bundle.leaf().not_after);
+        info!(certificate = %name, ca = %certificate.ca, not_after = until, "{name}: installed, valid until {until}");
+        Ok((bundle, reason))
     }
 
     /// What a puppet agent got before this program came: the same certificate, if it will do.

@@ -163,9 +163,9 @@ impl Run<'_> {
         for deed in needed(&deeds(&due)) {
             let mut trouble = self.perform(survey, &deed).await.err();
             match &mut trouble {
-                None => info!("hook done: {deed}"),
+                None => info!(hook = %deed, "hook done: {deed}"),
                 Some(trouble) => {
-                    warn!("hook not done: {deed}: {}", trouble.message);
+                    warn!(hook = %deed, reason = trouble.message, "hook not done: {deed}: {}", trouble.message);
                     trouble.message.push_str("; it stays owed and is tried again by the next run");
                 }
             }

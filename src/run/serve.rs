@@ -125,7 +125,8 @@ impl Run<'_> {
                 survey.look_again(self.world, &served.ca, ask.force);
             }
             Some(Err(failure)) => {
-                warn!(ca = %served.ca, "{}", chain(&failure));
+                let reason = chain(&failure);
+                warn!(ca = %served.ca, reason, "{reason}");
                 match survey.known_anchors(&served.ca) {
                     Some(_) => drop(self.stale.insert(served.ca.clone(), failure)),
                     None => drop(survey.anchors.insert(served.ca.clone(), Err(failure))),
@@ -135,7 +136,7 @@ impl Run<'_> {
         }
         if let Some(failure) = served.unread {
             warn!(ca = %served.ca, "{}", chain(&failure));
-            survey.unread.insert(served.ca, failure);
+            survey.unread.insert(served.ca.clone(), failure);
         }
         self.trusts.extend(served.trusts);
         for (name, result) in served.results {
@@ -146,7 +147,8 @@ impl Run<'_> {
                     self.done.insert(name, Done::Obtained(reason));
                 }
                 Err(failure) => {
-                    warn!(certificate = %name, "{name}: {}", chain(&failure));
+                    let (reason, ca) = (chain(&failure), &served.ca);
+                    warn!(certificate = %name, ca = %ca, reason, exit = failure.exit().code(), "{name}: {reason}");
                     self.done.insert(name, Done::Failed(failure));
                 }
             }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use tracing::info;
+use tracing::{info, warn};
 
 use super::failure::{Error, Failure};
 use super::load::{CLONED, MACHINE};
@@ -15,7 +15,7 @@ use crate::node::TrustFile;
 use crate::plan::Verdict;
 use crate::report::{Action, CertificateLine, FileLine, OwedLine, Report};
 use crate::root::Owners;
-use crate::setting::Name;
+use crate::setting::{Name, chain};
 
 impl Run<'_> {
     /// Every trust file that is asked for, now that all that could be learned is known.
@@ -43,7 +43,7 @@ impl Run<'_> {
                 Err(error) => Done::Failed(error.into()),
             };
             if let Done::Repaired(what) = &done {
-                info!(certificate = %name, "{name}: repaired: {what}");
+                info!(certificate = %name, reason = what, "{name}: repaired: {what}");
             }
             self.done.insert(name.clone(), done);
         }
@@ -76,10 +76,15 @@ impl Run<'_> {
             .and_then(|text| Ok(disk::put(self.root(), file, text.as_bytes(), survey.now)?));
         match put {
             Ok(changed) => line.changed = changed,
-            Err(failure) => line.trouble = Some(failure.trouble()),
+            Err(failure) => {
+                let reason = chain(&failure);
+                warn!(path = %file.path.display(), reason, "{}: {reason}", file.path.display());
+                line.trouble = Some(failure.trouble());
+            }
         }
         if line.changed {
-            info!(path = %file.path.display(), "{}: written: {}", file.path.display(), line.reason);
+            let reason = &line.reason;
+            info!(path = %file.path.display(), reason, "{}: written: {reason}", file.path.display());
         }
         line
     }
