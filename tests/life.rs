@@ -407,3 +407,59 @@ fn a_ca_that_gives_less_than_three_runs_of_the_timer_is_said_to_and_served_all_t
     site.later(&fake, HOUR / 3);
     assert_eq!(actions(&site.run()), [Action::Obtain]);
 }
+
+#[test]
+fn a_consumer_is_told_of_anchors_that_the_run_itself_learns() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    site.configure(&hook(&site).replace("{ run", "{ on = [\"ca\"], run"));
+    fs::write(site.path("allowed"), "").unwrap();
+    assert_eq!((site.run().exit(), site.told()), (Exit::Done, 1));
+    site.later(&fake, 25 * HOUR);
+    assert_eq!((site.run().exit(), site.told()), (Exit::Done, 1), "read again, and no other");
+    fake.add_root();
+    site.later(&fake, 50 * HOUR);
+    assert_eq!((site.run().exit(), site.anchors(), site.told()), (Exit::Done, 2, 2));
+    assert!(site.run().is_idle());
+}
+
+/// A scheduler whose kubeconfig holds its certificate, and a kubelet that reads its own at its start only.
+const EMBEDDED: &str = r#"
+[ca.k8s.local]
+[kube-scheduler]
+ca = "k8s"
+server = "https://10.0.0.5:6443"
+embed = true
+[kubelet]
+ca = "k8s"
+api_server = "https://10.0.0.5:6443"
+version = "1.30"
+"#;
+
+#[test]
+fn what_is_read_at_the_start_only_is_started_again_with_a_new_certificate() {
+    let fake = Fake::start();
+    let mut site = Site::new(&fake);
+    site.world.tells = false;
+    let config = site.path("config.toml");
+    fs::write(&config, fs::read_to_string(&config).unwrap() + EMBEDDED).unwrap();
+    assert_eq!(site.run().exit(), Exit::Done);
+    let kubeconfig = || fs::read_to_string(site.path("etc/kubernetes/scheduler.conf")).unwrap();
+    let first = kubeconfig();
+    assert!(first.contains("client-key-data: ") && !first.contains("/etc/kubernetes/pki"), "{first}");
+    assert!(site.run().is_idle());
+    site.ask(&Ask { force: true, ..Ask::default() });
+    assert_ne!(kubeconfig(), first);
+
+    // There is no systemd here: what it would be told stays owed.
+    site.world.tells = true;
+    assert!(site.run().is_idle());
+    let second = fs::read_to_string(site.path("etc/kubernetes/scheduler.conf")).unwrap();
+    let report = site.ask(&Ask { force: true, ..Ask::default() });
+    let third = fs::read_to_string(site.path("etc/kubernetes/scheduler.conf")).unwrap();
+    let owed: Vec<_> = report.owed.iter().map(|line| line.deed.as_str()).collect();
+    assert_eq!(
+        (owed, second == third),
+        (vec!["restart kube-scheduler.service", "restart kubelet.service"], false)
+    );
+}
