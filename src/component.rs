@@ -148,10 +148,8 @@ pub struct Cluster {
     pub certificate: Name,
     /// This host's own name there.
     pub own: String,
-    /// Every member's name, and what clients dial: host and port as they stand in a URL.
-    pub members: BTreeMap<String, String>,
-    /// Whether clients are served without TLS too.
-    pub plain: bool,
+    /// Every member's name, and the URLs at which clients may find it, the best first.
+    pub members: BTreeMap<String, Vec<String>>,
 }
 
 /// What a component looks at to say what it needs.

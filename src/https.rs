@@ -10,7 +10,8 @@ use reqwest::{Client, ClientBuilder, Proxy};
 
 pub(crate) use tls::{Distrust, Trust, alert, client_config};
 
-const CONNECT: Duration = Duration::from_secs(5);
+/// With the name: where the first name server is silent, the second is asked after five seconds, resolv.conf(5).
+const CONNECT: Duration = Duration::from_secs(12);
 /// Bytes. The largest honest answer is a chain of certificates: some ten thousand.
 pub(crate) const MAX_BODY: usize = 1024 * 1024;
 /// What is shown of a server's own words, in characters.
@@ -86,6 +87,9 @@ pub(crate) fn root_cause(error: &reqwest::Error) -> String {
         cause = source;
     }
     let what = match error {
+        e if e.is_timeout() && e.is_connect() => {
+            return "no connection: its name or its address does not answer".to_owned();
+        }
         e if e.is_timeout() => "time-out: ",
         e if e.is_connect() => "cannot connect: ",
         _ => "connection broken: ",

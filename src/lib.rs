@@ -12,6 +12,7 @@
 //! | [`hooks`] | \[I/O: processes\] what is started: an argv, never a shell |
 //! | [`quorum`] | \[I/O: net\] whether a member of an etcd cluster may restart now: the others' health, the cluster's lock |
 //! | [`report`] | \[pure\] text, JSON, metrics and exit codes |
+//! | [`sandbox`] | \[pure\] where the units may write: the drop-in for a configuration |
 //! | [`render`] | \[pure\] YAML, environment files and templates |
 //! | [`plan`] | \[pure\] verdicts, a chain of checks with reasons |
 //! | [`node`] | \[pure\] configuration and facts to everything this host is to hold |
@@ -56,5 +57,6 @@ pub mod render;
 pub mod report;
 pub mod root;
 pub mod run;
+pub mod sandbox;
 pub mod setting;
 pub mod trust;

@@ -15,6 +15,7 @@ use nodecert::man;
 use nodecert::report::{Action, Exit, Report};
 use nodecert::root::Root;
 use nodecert::run::{self, Ask, Error, World};
+use nodecert::sandbox::Sandbox;
 use nodecert::setting::chain;
 use tracing::{Level, error, info};
 use tracing_subscriber::Layer;
@@ -62,9 +63,14 @@ fn answer(cli: &Cli, live: bool) -> Result<u8, Error> {
             let ask = Ask { only: only.clone(), missing: *missing, force: *force, deadline: *deadline };
             bring(cli, &ask, live)
         }
-        Command::Plan { only, exit_code } => {
+        Command::Plan { only, exit_code, read_write_paths } => {
             let world = world(cli)?;
             let survey = run::survey(&world, false)?;
+            if *read_write_paths {
+                let sandbox = Sandbox::of(&survey.node);
+                print(cli, &sandbox.text(), || sandbox.json());
+                return Ok(0);
+            }
             let report = run::status(&survey, &world, only)?;
             print(cli, &report.plan(), || report.json(&survey.facts, true));
             let idle = report.is_idle();
@@ -78,6 +84,16 @@ fn answer(cli: &Cli, live: bool) -> Result<u8, Error> {
                 run::publish(path, report.metrics(world.clock.now()).as_bytes())?;
             }
             Ok(status(cli, &report, &survey.facts, *check, *usable, world.clock.now()))
+        }
+        Command::Revoke { names, deadline } => {
+            let done = wait_for(run::revoke(&world(cli)?, names, *deadline))?;
+            print(cli, &done.text(), || done.json());
+            Ok(done.exit().code())
+        }
+        Command::Decommission { host, revoke, deadline } => {
+            let done = wait_for(run::decommission(&world(cli)?, host, *revoke, *deadline))?;
+            print(cli, &done.text(), || done.json());
+            Ok(done.exit().code())
         }
         Command::Facts => {
             let facts = run::detect(&world(cli)?)?;

@@ -32,6 +32,18 @@ pub struct Node {
     pub components: BTreeMap<String, Vec<Name>>,
 }
 
+impl Node {
+    /// Where a run may write, but for its own state.
+    pub fn directories(&self) -> BTreeSet<&Path> {
+        let certificates =
+            self.certificates.values().map(|certificate| certificate.place.directory.as_path());
+        let keepsakes = self.keepsakes.iter().flat_map(Keepsake::paths);
+        let trusts = self.trusts.iter().map(|trust| trust.path.as_path());
+        let files = self.files.iter().map(|file| file.path.as_path()).chain(keepsakes).chain(trusts);
+        certificates.chain(files.filter_map(Path::parent)).collect()
+    }
+}
+
 /// A file that holds the anchors of the CAs of all the certificates that name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrustFile {

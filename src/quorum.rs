@@ -14,8 +14,9 @@
 //!
 //! There is one way without the lock. Where no quorum is left to give one, and this member has been no part
 //! of any for as long as it is worth waiting (it says itself that it is unhealthy, or nothing listens), its
-//! restart takes nothing away, and may be what mends it: this is how a cluster comes back whose members
-//! stopped trusting one another. A member that does not let us in is not such a one: it may be at work.
+//! restart takes nothing away, and may be what mends it: this is how a cluster comes back that was given
+//! other addresses, or whose peers stopped trusting one another. A member that does not let us in is not
+//! such a one: it may be at work.
 
 mod member;
 
@@ -172,8 +173,7 @@ impl Ring {
         let cluster = asking.cluster;
         let tls = client_config(Trust::Anchors(asking.anchors.clone()), Some(asking.bundle), asking.clock);
         let client = tls.and_then(lenient_client).map_err(QuorumError::Unusable)?;
-        let member =
-            |(name, authority): (&String, &String)| Member::new(name, authority, cluster.plain, &client);
+        let member = |(name, urls): (&String, &Vec<String>)| Member::new(name, urls, &client);
         let (own, others): (Vec<_>, Vec<_>) =
             cluster.members.iter().map(member).partition(|member| member.name == cluster.own);
         let nameless = || QuorumError::Unusable(format!("{} is none of them", cluster.own));
@@ -215,23 +215,28 @@ impl Ring {
         }
     }
 
-    /// Takes the lock through one of the others, for this member is about to go. Each of them has its share
-    /// of the time, so that one that stalls is not the end.
+    /// Takes the lock through one of the others, for this member is about to go. One that gives none, as it
+    /// has its own turn or stalls, is not the end: the next has its share of the time, and so on in rounds.
     async fn lock(&self, deadline: Deadline) -> Result<&Member, QuorumError> {
         let patience = Deadline::after(self.patience.lock.min(deadline.left()));
-        let mut waits = Vec::new();
-        let mut refusals = Vec::new();
-        for (nth, member) in self.others.iter().enumerate() {
-            let share = patience.left() / u32::try_from(self.others.len() - nth).unwrap_or(1);
-            match self.lock_through(member, share).await {
-                Ok(()) => return Ok(member),
-                Err(Trouble::Later(why)) => waits.push(format!("{}: {why}", member.name)),
-                Err(Trouble::Refused(why)) => refusals.push(format!("{}: {why}", member.name)),
+        loop {
+            let mut waits = Vec::new();
+            let mut refusals = Vec::new();
+            for (nth, member) in self.others.iter().enumerate() {
+                let share = patience.left() / u32::try_from(self.others.len() - nth).unwrap_or(1);
+                match self.lock_through(member, share).await {
+                    Ok(()) => return Ok(member),
+                    Err(Trouble::Later(why)) => waits.push(format!("{}: {why}", member.name)),
+                    Err(Trouble::Refused(why)) => refusals.push(format!("{}: {why}", member.name)),
+                }
             }
-        }
-        match waits.is_empty() {
-            true => Err(QuorumError::NoLock(refusals.join("; "))),
-            false => Err(QuorumError::Busy(waits.join("; "))),
+            if waits.is_empty() {
+                return Err(QuorumError::NoLock(refusals.join("; ")));
+            }
+            if patience.left() < PAUSE {
+                return Err(QuorumError::Busy(waits.join("; ")));
+            }
+            tokio::time::sleep(PAUSE).await;
         }
     }
 

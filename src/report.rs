@@ -1,5 +1,6 @@
 //! What is said to people and programs: text, JSON and exit codes.
 
+mod farewell;
 mod metrics;
 
 use std::fmt::Write as _;
@@ -12,6 +13,8 @@ use crate::bundle::Leaf;
 use crate::clock::{at, human};
 use crate::facts::Facts;
 use crate::setting::Name;
+
+pub use farewell::Farewell;
 
 /// Exit codes, rising: of several, the highest wins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -28,7 +28,7 @@ use meta::{TO_READ, read_opened};
 #[derive(Debug, thiserror::Error)]
 pub enum RootError {
     /// The operating system said no.
-    #[error("cannot {action} {}", path.display())]
+    #[error("cannot {action} {}{}", path.display(), advice(source))]
     Io {
         /// What was tried.
         action: &'static str,
@@ -74,6 +74,16 @@ pub enum RootError {
         /// Where it was looked up.
         source_of_names: String,
     },
+}
+
+/// What else than a disk keeps a service from writing: systemd.exec(5), ReadWritePaths=.
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => {
+            " (for a service also what its unit says: `nodecert plan --read-write-paths` prints what it needs)"
+        }
+        _ => "",
+    }
 }
 
 impl RootError {

@@ -6,6 +6,7 @@
 //! ```
 
 mod failure;
+mod farewell;
 mod hour;
 mod keep;
 mod lines;
@@ -15,6 +16,7 @@ mod owed;
 mod serve;
 mod settle;
 mod signers;
+mod spent;
 mod steady;
 mod survey;
 mod turn;
@@ -37,6 +39,7 @@ use crate::setting::{Name, chain};
 
 pub use failure::Error;
 use failure::Failure;
+pub use farewell::{decommission, revoke};
 pub use load::detect;
 pub use survey::{Survey, survey};
 
@@ -93,6 +96,7 @@ pub async fn run(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
 
 async fn bring(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
     let lock = lock(world, ask)?;
+    in_service(world)?;
     let deadline = Deadline::after(ask.deadline);
     hour::wait_for_clock(world, deadline).await;
     let mut survey = survey(world, ask.force)?;
@@ -115,15 +119,27 @@ async fn bring(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
     run.repair(&survey, &asked);
     let mut files = run.keepsakes(&survey, &asked);
     files.extend(run.files(&survey, &asked));
+    let spent = run.retire_secrets(&survey).await;
     run.close().await;
     run.strike_cloned(&survey).map_err(Error::Disk)?;
     let owed = run.pay(&survey, debts).await?;
-    let report = run.report(&survey, ask, &files, owed)?;
+    let mut report = run.report(&survey, ask, &files, owed)?;
+    report
+        .notes
+        .extend(spent.unwrap_or_else(|why| vec![format!("a secret was not erased: {}", chain(&why))]));
     // What a disk refused may be lying about half done.
     if report.exit() != Exit::Fault {
         lock.release();
     }
     Ok((report, survey.facts))
+}
+
+/// A host that was taken out of service does not come back by its timer.
+fn in_service(world: &World) -> Result<(), Error> {
+    match disk::read_state(&world.root, farewell::DECOMMISSIONED).map_err(Error::Disk)? {
+        Some(since) => Err(Error::Decommissioned(since.trim().to_owned())),
+        None => Ok(()),
+    }
 }
 
 fn lock(world: &World, ask: &Ask) -> Result<disk::Lock, Error> {

@@ -60,7 +60,9 @@ fn every_example_makes_the_host_it_describes() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/examples");
     let entries =
         std::fs::read_dir(&folder).expect("examples").map(|entry| entry.expect("entry").file_name());
-    let mut there: Vec<_> = entries.map(|name| name.into_string().expect("a name")).collect();
+    // tests/boot.rs boots a host with each of those for cloud-init.
+    let names = entries.map(|name| name.into_string().expect("a name"));
+    let mut there: Vec<_> = names.filter(|name| name != "cloud-init").collect();
     let mut known: Vec<_> = EXAMPLES.map(|(file, ..)| file.to_owned()).into();
     there.sort();
     known.sort();

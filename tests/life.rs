@@ -137,6 +137,20 @@ fn a_consumer_is_told_of_a_change_once_and_of_nothing_else() {
 }
 
 #[test]
+fn a_consumer_is_told_of_an_anchor_that_the_ca_publishes_later() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    site.configure(&hook(&site).replace("run =", "on = [\"ca\"], run ="));
+    fs::write(site.path("allowed"), "").unwrap();
+    assert_eq!((site.run().exit(), site.told()), (Exit::Done, 1));
+    site.later(&fake, 2 * DAY);
+    assert_eq!((site.run().exit(), site.told()), (Exit::Done, 1), "the CA was asked and had nothing new");
+    fake.add_root();
+    site.later(&fake, 4 * DAY - HOUR);
+    assert_eq!((site.run().exit(), site.anchors(), site.told()), (Exit::Done, 2, 2));
+}
+
+#[test]
 fn a_hook_that_fails_stays_owed_until_it_is_done() {
     let fake = Fake::start();
     let site = Site::new(&fake);

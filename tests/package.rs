@@ -93,8 +93,10 @@ fn upgrades_as_the_administrator_left_it(guest: &Guest) {
     assert_eq!(guest.run("systemctl is-enabled nodecert-renew.timer").stdout.trim(), "disabled");
     assert_eq!(guest.property("nodecert-renew.timer", "ActiveState"), "inactive");
     assert_eq!(guest.run("systemctl is-enabled nodecert.service").stdout.trim(), "enabled");
-    guest.must("systemctl enable --now nodecert-renew.timer");
+    guest.must("systemctl enable nodecert-renew.timer");
     guest.must("dpkg --install /root/old.deb");
+    assert_eq!(guest.property("nodecert-renew.timer", "ActiveState"), "inactive", "stopped, and so it stays");
+    guest.must("systemctl start nodecert-renew.timer");
     guest.must("dpkg --install /root/new.deb");
     assert_eq!(guest.property("nodecert-renew.timer", "ActiveState"), "active");
     assert!(guest.must("nodecert plan").contains("nothing to do"));

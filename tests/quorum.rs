@@ -46,15 +46,14 @@ fn turn_with(
         cluster: &component::Cluster {
             certificate: Name::new("etcd-server").unwrap(),
             own: "node01".to_owned(),
-            members: members.iter().map(|(name, at)| ((*name).to_owned(), at.clone())).collect(),
-            plain: false,
+            members: members.iter().map(|(name, at)| ((*name).to_owned(), urls(at))).collect(),
         },
         bundle: &bundle(cluster),
         anchors: &Anchors::parse(cluster.pki.root.pem().as_bytes()).unwrap(),
         clock: &Clock::system(),
         patience: Patience {
             others: Duration::from_secs(2),
-            lock: Duration::from_secs(2),
+            lock: Duration::from_secs(4),
             back: Duration::from_secs(2),
         },
     };
@@ -65,6 +64,11 @@ fn turn_with(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let result = runtime.block_on(quorum::in_turn(&asking, Deadline::after(deadline), act));
     (done.get(), result)
+}
+
+/// One address, or several with a space between them.
+fn urls(at: &str) -> Vec<String> {
+    at.split(' ').map(|at| format!("https://{at}")).collect()
 }
 
 fn bundle(cluster: &Cluster) -> Bundle {
@@ -124,7 +128,31 @@ fn it_waits_for_a_member_that_does_not_say_that_it_is_healthy(#[case] mood: Mood
 fn it_waits_for_a_member_that_is_not_there_or_is_someone_else() {
     let cluster = Cluster::new();
     waits_for(&cluster, Cluster::away(), "node03 gives no answer (cannot connect");
-    waits_for(&cluster, cluster.stranger("node03"), "node03 gives no answer (");
+    waits_for(&cluster, cluster.stranger("node03"), "does not lead to a CA");
+    waits_for(&cluster, Cluster::new().member("node03", Mood::Well), "does not lead to a CA");
+    waits_for(
+        &cluster,
+        cluster.distrustful("node03"),
+        "does not take the certificate of this host, TLS alert",
+    );
+}
+
+#[test]
+fn a_member_is_found_at_the_second_of_its_addresses() {
+    let cluster = Cluster::new();
+    let at = |name| format!("{} {}", Cluster::away(), cluster.member(name, Mood::Well));
+    let (done, result) = turn(&cluster, &["node01", "node02", "node03"].map(|name| (name, at(name))));
+    result.unwrap();
+    assert_eq!((done, cluster.leases()), (1, vec![]));
+}
+
+#[test]
+fn a_member_that_answers_oddly_at_one_of_its_addresses_may_be_at_work() {
+    let cluster = Cluster::new();
+    let own = format!("{} {}", cluster.member("node01", Mood::Garbage), Cluster::away());
+    let (done, result) =
+        turn(&cluster, &[("node01", own), ("node02", Cluster::away()), ("node03", Cluster::away())]);
+    assert_eq!((done, result.is_ok()), (0, false));
 }
 
 fn waits_for(cluster: &Cluster, third: String, said: &str) {
@@ -178,6 +206,19 @@ fn a_member_that_gives_no_lock_is_passed_over(#[case] mood: Mood) {
         ("node01", cluster.member("node01", Mood::Well)),
         ("node02", cluster.member("node02", mood)),
         ("node03", cluster.member("node03", Mood::Well)),
+    ];
+    let (done, result) = turn(&cluster, &members);
+    result.unwrap();
+    assert_eq!((done, cluster.leases()), (1, vec![]));
+}
+
+#[test]
+fn members_that_have_their_own_turn_are_asked_again() {
+    let cluster = Cluster::new();
+    let members = [
+        ("node01", cluster.member("node01", Mood::Well)),
+        ("node02", cluster.member("node02", Mood::Restarts)),
+        ("node03", cluster.member("node03", Mood::Restarts)),
     ];
     let (done, result) = turn(&cluster, &members);
     result.unwrap();

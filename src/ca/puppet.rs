@@ -14,7 +14,7 @@ use tokio::sync::OnceCell;
 use super::text::said;
 use super::wire::{Answer, Body, Call, Wire};
 use super::{CaError, Deadline, Issued, Material, Renewal, Request};
-use crate::bundle::{Bundle, parse_chain};
+use crate::bundle::{Bundle, Leaf, parse_chain};
 use crate::clock::Clock;
 use crate::https::Trust;
 use crate::key::Dialect;
@@ -104,6 +104,11 @@ impl Puppet {
             attributes: numbers(&self.settings.attributes).into_iter().zip(secrets.by_ref()).collect(),
             extensions: numbers(&self.settings.extensions).into_iter().zip(secrets).collect(),
         })
+    }
+
+    /// Only an administrator of the CA can revoke, and by name.
+    pub(super) fn revocation(&self, leaf: &Leaf) -> String {
+        format!("`puppetserver ca revoke --certname {}` on the CA's server", leaf.common_names.join(" "))
     }
 
     /// The certificates of the CA, as vouched for.

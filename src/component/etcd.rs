@@ -62,9 +62,9 @@ pub struct Settings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Plain {
-    /// The client port speaks both.
+    /// The client port; TLS has 2378 beside it.
     Clients,
-    /// The peer port can speak only one: HTTP.
+    /// The peer port.
     Peers,
 }
 
@@ -107,6 +107,8 @@ const SERVER: &str = "etcd-server";
 pub const PEER: &str = "etcd-peer";
 const YAML: &str = "/etc/etcd/etcd.yaml";
 const ENV: &str = "/etc/default/etcd";
+/// Where clients find TLS while 2379 speaks HTTP still.
+const PASSAGE: u16 = 2378;
 /// What begins with these counts only while a member has no data (etcd, "Configuration flags": clustering).
 const FOUNDING: [&str; 2] = ["initial-", "ETCD_INITIAL_"];
 const DROP_IN: &str = "/etc/systemd/system/etcd.service.d/50-nodecert.conf";
@@ -201,8 +203,7 @@ impl Component for Settings {
         Some(Cluster {
             certificate: name(SERVER),
             own: self.member(around.facts).ok()?.name,
-            members: hosts.map(|(name, host)| (name.clone(), format!("{}:2379", bracketed(host)))).collect(),
-            plain: self.plain.contains(&Plain::Clients),
+            members: hosts.map(|(name, host)| (name.clone(), self.found_at(host))).collect(),
         })
     }
 }
@@ -376,15 +377,28 @@ impl Settings {
         if self.plain.contains(&port) { "http" } else { "https" }
     }
 
-    /// One port serves TLS and HTTP where both are named (etcd `embed/etcd.go`, configureClientListeners).
+    /// A port that speaks both gives gRPC clients without TLS to the server that wants it, or not, as it happens
+    /// (etcd 3.4 and 3.5, `embed/serve.go`): each has one of its own.
     fn listen_clients(&self, listen: IpAddr) -> String {
         let local = if listen.is_ipv4() { "127.0.0.1" } else { "[::1]" };
         let hosts = [bracketed(&listen.to_string()), local.to_owned()];
-        let schemes: &[&str] =
-            if self.plain.contains(&Plain::Clients) { &["https", "http"] } else { &["https"] };
-        let urls =
-            schemes.iter().flat_map(|scheme| hosts.iter().map(move |host| format!("{scheme}://{host}:2379")));
+        let ports: &[_] = if self.plain.contains(&Plain::Clients) {
+            &[("http", 2379), ("https", PASSAGE)]
+        } else {
+            &[("https", 2379)]
+        };
+        let urls = ports
+            .iter()
+            .flat_map(|(scheme, port)| hosts.iter().map(move |host| format!("{scheme}://{host}:{port}")));
         urls.collect::<Vec<_>>().join(",")
+    }
+
+    /// Where a member may serve clients, one that is a step behind or ahead of this one too.
+    fn found_at(&self, host: &str) -> Vec<String> {
+        let host = bracketed(host);
+        let mut urls = vec![format!("https://{host}:2379"), format!("https://{host}:{PASSAGE}")];
+        urls.extend(self.plain.contains(&Plain::Clients).then(|| format!("http://{host}:2379")));
+        urls
     }
 
     /// A member that has run belongs to a cluster that is there.

@@ -51,7 +51,7 @@ pub(super) fn parts<'a>(place: &'a Place, pair: &Pair) -> Vec<Part<'a>> {
 }
 
 /// The same files, without what is in them.
-fn files(place: &Place) -> impl Iterator<Item = &str> {
+pub(super) fn files(place: &Place) -> impl Iterator<Item = &str> {
     let optional = [place.combined.as_deref(), place.chain.as_deref()];
     optional.into_iter().flatten().chain([place.key.as_str(), place.cert.as_str()])
 }
@@ -227,14 +227,14 @@ fn save(root: &Root, dir: &Dir, place: &Place, file: &str, now: SystemTime) -> R
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stands {
+pub(super) enum Stands {
     Nothing,
     Ours,
     Foreign,
     Directory,
 }
 
-fn stands(root: &Root, dir: &Dir, place: &Place, file: &str) -> Result<Stands, DiskError> {
+pub(super) fn stands(root: &Root, dir: &Dir, place: &Place, file: &str) -> Result<Stands, DiskError> {
     let Some(meta) = dir.stat(file)? else { return Ok(Stands::Nothing) };
     let ours = match meta.kind {
         Kind::Directory => return Ok(Stands::Directory),

@@ -13,7 +13,8 @@ use crate::key::{Csr, Key, Pending};
 use crate::root::{Dir, Root, RootError};
 use crate::setting::Name;
 
-const STATE: &str = "/var/lib/nodecert";
+/// Where this program keeps its own state.
+pub const STATE: &str = "/var/lib/nodecert";
 const REQUEST: &str = "-----BEGIN CERTIFICATE REQUEST-----";
 
 /// Keeps a file of state: mode 0600, in directories 0700, on disk when this returns. `relative` is a

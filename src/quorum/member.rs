@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -10,15 +11,17 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use reqwest::{Client, RequestBuilder, StatusCode};
 use serde_json::Value;
 
-use crate::https::{Unread, bounded, one_line, root_cause};
+use crate::https::{Distrust, Unread, alert, bounded, one_line, root_cause};
 
 /// A healthy member answers within milliseconds; etcd itself gives a request 5 s and two elections.
 const LOOK: Duration = Duration::from_secs(7);
 
 pub(super) struct Member {
     pub(super) name: String,
-    /// What to dial, the best first.
+    /// Where it may be found, the best first.
     urls: Vec<String>,
+    /// Where it was found healthy.
+    found: AtomicUsize,
     client: Client,
 }
 
@@ -73,22 +76,29 @@ impl fmt::Display for Trouble {
 }
 
 impl Member {
-    /// `authority`: host and port as they stand in a URL. A cluster on its way from HTTP to TLS is asked over TLS first.
-    pub(super) fn new(name: &str, authority: &str, plain: bool, client: &Client) -> Self {
-        let schemes: &[&str] = if plain { &["https", "http"] } else { &["https"] };
-        let urls = schemes.iter().map(|scheme| format!("{scheme}://{authority}")).collect();
-        Self { name: name.to_owned(), urls, client: client.clone() }
+    pub(super) fn new(name: &str, urls: &[String], client: &Client) -> Self {
+        Self {
+            name: name.to_owned(),
+            urls: urls.to_vec(),
+            found: AtomicUsize::new(0),
+            client: client.clone(),
+        }
     }
 
+    /// The best that is found at any of its URLs. It is away where nothing listens at all of them.
     pub(super) async fn look(&self) -> Health {
-        let mut last = Health::Unknown("no address".to_owned());
-        for url in &self.urls {
-            last = self.look_at(url).await;
-            if last.is_well() {
-                break;
+        let mut best = Health::Away("no address".to_owned());
+        for (nth, url) in self.urls.iter().enumerate() {
+            let health = self.look_at(url).await;
+            if health.is_well() {
+                self.found.store(nth, Ordering::Relaxed);
+                return health;
+            }
+            if matches!(best, Health::Away(_)) || matches!(health, Health::Unwell(_)) {
+                best = health;
             }
         }
-        last
+        best
     }
 
     /// etcd `etcdserver/api/etcdhttp/metrics.go`: 200 and `{"health":"true"}`, or 503 and `"false"`.
@@ -109,26 +119,10 @@ impl Member {
         }
     }
 
-    /// Calls etcd's gateway, at the URL where there is one.
+    /// Calls etcd's gateway, where the member was found.
     pub(super) async fn call(&self, path: &str, body: &Value, patience: Duration) -> Result<Value, Trouble> {
-        let mut last = Trouble::Refused("no address".to_owned());
-        for url in &self.urls {
-            match self.call_at(url, path, body, patience).await {
-                Ok(answer) => return Ok(answer),
-                Err(trouble) => last = trouble,
-            }
-        }
-        Err(last)
-    }
-
-    async fn call_at(
-        &self,
-        url: &str,
-        path: &str,
-        body: &Value,
-        patience: Duration,
-    ) -> Result<Value, Trouble> {
-        let request = self.client.post(format!("{url}{path}")).json(body);
+        let base = self.urls.get(self.found.load(Ordering::Relaxed)).map_or("", String::as_str);
+        let request = self.client.post(format!("{base}{path}")).json(body);
         let (status, body) = send(request, patience).await.map_err(|silence| Trouble::Later(silence.why))?;
         let json: Option<Value> = serde_json::from_slice(&body).ok();
         match (status.as_u16(), json) {
@@ -160,7 +154,7 @@ struct Silence {
 }
 
 async fn send(request: RequestBuilder, patience: Duration) -> Result<(StatusCode, Vec<u8>), Silence> {
-    let broken = |error: &reqwest::Error| Silence { why: root_cause(error), refused: is_refused(error) };
+    let broken = |error: &reqwest::Error| Silence { why: cause(error), refused: is_refused(error) };
     let response = request.timeout(patience).send().await.map_err(|error| broken(&error))?;
     let status = response.status();
     match bounded(response).await {
@@ -170,6 +164,15 @@ async fn send(request: RequestBuilder, patience: Duration) -> Result<(StatusCode
             Err(Silence { why: "its answer is larger than any honest one".to_owned(), refused: false })
         }
     }
+}
+
+fn cause(error: &reqwest::Error) -> String {
+    if let Some(alert) = alert(error) {
+        return format!(
+            "it does not take the certificate of this host, TLS alert {alert}: restart it by hand if it runs with older CA certificates than it has"
+        );
+    }
+    Distrust::within(error).map_or_else(|| root_cause(error), ToString::to_string)
 }
 
 fn is_refused(error: &reqwest::Error) -> bool {

@@ -298,6 +298,22 @@ impl Dir {
         name.starts_with(b".") && name.ends_with(NEW)
     }
 
+    /// Removes a name that is no directory, and overwrites it first if it is a file, durably; `false` if it was
+    /// not there.
+    pub fn wipe(&self, name: impl AsRef<Path>) -> Result<bool, RootError> {
+        let name = name.as_ref();
+        let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        // What cannot be opened so, as a link, holds nothing.
+        if let Ok(fd) = openat(&self.fd, name, flags, Mode::empty()) {
+            let stat = fstat(&fd).map_err(|errno| self.failed("look at", name, errno))?;
+            if Meta::of(&stat).kind == super::Kind::Regular {
+                let zeros = vec![0; usize::try_from(stat.st_size).unwrap_or(0)];
+                self.write(name, File::from(fd), &zeros)?.sync()?;
+            }
+        }
+        self.remove(name)
+    }
+
     /// Removes a directory and the files in it; directories in it are not ours and stop it.
     pub fn remove_dir(&self, name: impl AsRef<Path>) -> Result<(), RootError> {
         let Some(dir) = self.dir(&name)? else { return Ok(()) };

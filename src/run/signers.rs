@@ -137,7 +137,7 @@ impl Run<'_> {
     /// What lies on disk for a CA: whom it must prove to be, our secrets, our held certificates.
     fn material(&self, survey: &Survey, name: &Name, settings: &ca::Settings) -> Result<Material, Failure> {
         let root = self.world.root.clone();
-        let state = format!("unwrapped/{name}");
+        let state = unwrapped_state(name);
         let sources = settings.secrets();
         let secrets: Vec<_> = sources.iter().map(|source| self.secret(source)).collect();
         let wrapped = sources.iter().position(|source| Some(*source) == settings.wrapped());
@@ -214,6 +214,11 @@ impl Run<'_> {
         info!(ca = %name, "CA {name}: made the embedded CA's key");
         Ok(Some(made))
     }
+}
+
+/// Where what was unwrapped for a CA lies until it is not needed.
+pub(super) fn unwrapped_state(ca: &Name) -> String {
+    format!("unwrapped/{ca}")
 }
 
 /// The secret of an earlier run, unless another wrapping token has come since.

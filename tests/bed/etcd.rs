@@ -140,7 +140,9 @@ fn mount_points(root: &Path) {
         std::fs::create_dir_all(root.join(directory)).unwrap();
     }
     for link in ["bin", "sbin", "lib", "lib64"] {
-        symlink(Path::new("usr").join(link), root.join(link)).unwrap();
+        if !root.join(link).is_symlink() {
+            symlink(Path::new("usr").join(link), root.join(link)).unwrap();
+        }
     }
 }
 

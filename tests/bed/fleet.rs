@@ -9,7 +9,7 @@ use super::etcd::{Etcd, EtcdRelease, Member, inside};
 use super::gate::Gate;
 use super::host::{Host, Outcome};
 use super::lan::Lan;
-use super::process::{Daemon, ended};
+use super::process::{Daemon, Ended, ended};
 use super::{PATIENCE, eventually, must};
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -146,6 +146,15 @@ impl Fleet {
         });
     }
 
+    /// The host is lost, and another takes its name and address: nothing is on it but etcd's package.
+    pub(crate) fn replace(&self, nth: usize) {
+        let host = self.host(nth);
+        for directory in ["etc/etcd", "etc/nodecert", "etc/systemd", "var/lib/etcd", "var/lib/nodecert"] {
+            std::fs::remove_dir_all(host.path(directory)).unwrap();
+        }
+        self.inner.furnish(nth);
+    }
+
     pub(crate) fn restarts(&self) -> Vec<usize> {
         self.inner.restarts.iter().map(|restarts| restarts.load(Ordering::SeqCst)).collect()
     }
@@ -167,12 +176,16 @@ impl Fleet {
         self.all().map(|nth| self.inner.log(nth).len()).collect()
     }
 
-    /// From the mark on no member turned another or a client away.
+    /// From the mark on no member turned another or a client away. A client that goes while it dials a second
+    /// member, as etcdctl does, is no such: the member says EOF or that the client has reset the connection.
     pub(crate) fn no_connection_was_refused_since(&self, mark: &[usize]) {
         for nth in self.all() {
             let log = self.inner.log(nth);
             for words in ["rejected connection", "remote error: tls", "x509:", "bad certificate"] {
-                let line = log[mark[nth]..].lines().find(|line| line.contains(words));
+                let gone = [r#""error":"EOF""#, "connection reset by peer"];
+                let mut lines =
+                    log[mark[nth]..].lines().filter(|line| !gone.iter().any(|gone| line.contains(gone)));
+                let line = lines.find(|line| line.contains(words));
                 assert_eq!(line, None, "member {nth}");
             }
         }
@@ -181,6 +194,11 @@ impl Fleet {
     /// `etcdctl ARGUMENTS` on a host.
     pub(crate) fn etcdctl(&self, nth: usize, arguments: &str) -> String {
         must(&mut self.inner.etcd(nth).etcdctl(arguments))
+    }
+
+    /// The same, whether it ends well or not.
+    pub(crate) fn etcdctl_ends(&self, nth: usize, arguments: &str) -> Ended {
+        ended(&mut self.inner.etcd(nth).etcdctl(arguments))
     }
 
     /// Flags of etcdctl for all members.

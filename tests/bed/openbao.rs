@@ -124,6 +124,21 @@ impl Openbao {
         Pki { server: self, name: name.to_owned(), mount, root_pem, intermediate_pem, role_id }
     }
 
+    /// The same with one mount, `NAME/prod/pki`, whose root signs.
+    pub(crate) fn root_pki(&self, name: &str) -> Pki<'_> {
+        let mount = format!("{name}/prod/pki");
+        let root_pem = self.root(&mount, name);
+        let role_id = self.login(name, &mount);
+        Pki {
+            server: self,
+            name: name.to_owned(),
+            mount,
+            intermediate_pem: root_pem.clone(),
+            root_pem,
+            role_id,
+        }
+    }
+
     fn root(&self, mount: &str, name: &str) -> String {
         self.mount(mount);
         let ask = json!({"common_name": format!("{name} root"), "ttl": "87600h", "key_type": "ec", "key_bits": 256});

@@ -40,6 +40,8 @@ pub enum Mood {
     WantsPassword,
     /// It says yes to a lock and names another.
     OtherLock,
+    /// It has its own turn when it is first asked for the lock, and is back after.
+    Restarts,
     /// Healthy until someone has the lock.
     FallsIll,
 }
@@ -66,12 +68,17 @@ impl Cluster {
 
     /// A member of this cluster; its host and port.
     pub fn member(&self, name: &str, mood: Mood) -> String {
-        self.shown_by(&self.pki, name, mood)
+        self.listen(config(&self.pki, &self.pki), name, mood)
     }
 
     /// The same address with a certificate of someone else.
     pub fn stranger(&self, name: &str) -> String {
-        self.shown_by(&Pki::new("stranger"), name, Mood::Well)
+        self.listen(config(&Pki::new("stranger"), &self.pki), name, Mood::Well)
+    }
+
+    /// A member that takes clients of another CA only.
+    pub fn distrustful(&self, name: &str) -> String {
+        self.listen(config(&self.pki, &Pki::new("other")), name, Mood::Well)
     }
 
     /// An address where nothing listens.
@@ -80,13 +87,13 @@ impl Cluster {
         listener.local_addr().unwrap().to_string()
     }
 
-    fn shown_by(&self, pki: &Pki, name: &str, mood: Mood) -> String {
+    fn listen(&self, config: Arc<ServerConfig>, name: &str, mood: Mood) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let config = config(pki, &self.pki);
         let member = Arc::new(Member {
             name: name.to_owned(),
             mood,
+            back: AtomicBool::new(false),
             state: self.state.clone(),
             stop: self.stop.clone(),
         });
@@ -165,6 +172,7 @@ pub fn issue(pki: &Pki) -> (rcgen::Certificate, String) {
 struct Member {
     name: String,
     mood: Mood,
+    back: AtomicBool,
     state: Arc<Mutex<State>>,
     stop: Arc<AtomicBool>,
 }
@@ -240,6 +248,9 @@ impl Member {
                 assert!(!state.leases.contains(&lease), "granted twice");
                 state.leases.push(lease);
                 (200, json!({ "ID": lease.to_string(), "TTL": seen.body["TTL"] }))
+            }
+            "/v3/lock/lock" if self.mood == Mood::Restarts && !self.back.swap(true, Ordering::SeqCst) => {
+                (503, json!({ "error": "transport is closing" }))
             }
             "/v3/lock/lock" => {
                 let lease = number(&seen.body["lease"]);

@@ -584,6 +584,9 @@ fn route(state: &State, seen: &Seen, peer: bool, fault: Option<&Fault>) -> (u16,
         path if path.starts_with(&format!("{MOUNT}/sign")) && known(state, seen) => {
             sign(state, path, &seen.body, fault)
         }
+        path if path == format!("{MOUNT}/revoke") && known(state, seen) => {
+            (200, json!({ "data": { "revocation_time": 1 } }).to_string())
+        }
         _ => refuse(403, "permission denied"),
     }
 }
