@@ -143,10 +143,17 @@ impl Root {
 
     /// Opens a directory; it and its parents are made, mode 0755, where they are missing.
     pub fn make_dir(&self, path: &Path) -> Result<Dir, RootError> {
+        let (made, changed) = self.make_dir_late(path)?;
+        changed.iter().try_for_each(Dir::sync)?;
+        Ok(made)
+    }
+
+    /// The same, durable after [`Dir::sync`] of those that it returns besides.
+    pub fn make_dir_late(&self, path: &Path) -> Result<(Dir, Vec<Dir>), RootError> {
         let mut missing = Vec::new();
         for ancestor in path.ancestors() {
             if let Some(dir) = self.dir(ancestor)? {
-                return dir.make_dirs(missing.into_iter().rev(), 0o755);
+                return dir.make_dirs_late(missing.into_iter().rev(), 0o755);
             }
             missing.extend(ancestor.file_name());
         }

@@ -236,7 +236,7 @@ impl<'a> Run<'a> {
         }
         for (ca, names) in &parts {
             let due = names.iter().any(|name| survey.is_to_get(name, ask.missing));
-            if due || self.is_to_learn(survey, ca, ask) || self.is_to_read_crl(survey, ca, ask) {
+            if due || self.is_to_learn(survey, ca, names, ask) || self.is_to_read_crl(survey, ca, ask) {
                 self.open_ca(survey, ca);
             }
         }

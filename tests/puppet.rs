@@ -536,6 +536,26 @@ mod a_policy_signs {
         is_verified(&host, &server);
     }
 
+    /// `packaging/examples/puppet-etcd.toml`, with this server in the place of the site's.
+    #[test]
+    #[ignore = "needs servers: run tests/all"]
+    fn the_example_of_an_etcd_member_is_signed_as_it_stands() {
+        let (server, host) = asked_with(PASSWORD, "unused.example.com");
+        let example = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/examples/puppet-etcd.toml");
+        let example = std::fs::read_to_string(example).unwrap();
+        let example = example.replace(&format!("sha256:{}", "0".repeat(64)), &server.pin());
+        let node = "[node]\nhostname = \"node02\"\ndomain = \"example.com\"\naddresses = [\"10.0.0.12\"]\n";
+        host.configure(&(example.replace("https://puppet.example.com:8140", &server.url) + node));
+        host.nodecert("run").exits(0).keeps_secret(&[PASSWORD]);
+        let leaf = inspect(&host.path("/etc/etcd/pki/server.crt"));
+        assert_eq!(leaf.subject, "CN=etcd.node02.example.com");
+        assert!(leaf.ips.contains(&"10.0.0.12".to_owned()), "{leaf:?}");
+        let yaml = host.read("/etc/etcd/etcd.yaml");
+        assert_eq!(yaml.matches("/etc/etcd/pki/server.crt").count(), 2, "{yaml}");
+        assert_eq!(host.mode("/etc/etcd/pki/server.key"), "600 4301:4301");
+        host.nodecert("run").exits(0).says("nothing to do");
+    }
+
     #[test]
     #[ignore = "needs servers: run tests/all"]
     fn a_wrong_password_leaves_the_request_to_a_person() {

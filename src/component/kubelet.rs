@@ -16,6 +16,7 @@ use super::{
     open_file, own, pass_through, path, yes,
 };
 use crate::certificate::{self, Certificate, Names};
+use crate::deed::{Deed, Event, Hook};
 use crate::file::{Content, File};
 use crate::identity::Usage;
 use crate::setting::{At, Fault, Name, Template};
@@ -76,6 +77,9 @@ impl TryFrom<String> for Version {
 /// From this version on the runtime's socket is a setting of the file; before, it was a flag.
 /// <https://github.com/kubernetes/kubernetes/pull/112136>
 const RUNTIME_IN_FILE: Version = Version { major: 1, minor: 27 };
+/// From this version on the kubelet reads its serving certificate again; before, at its start only. To start it
+/// again harms no pod. <https://github.com/kubernetes/kubernetes/pull/124574>
+const RELOADS: Version = Version { major: 1, minor: 31 };
 const RUNTIME: &str = "unix:///run/containerd/containerd.sock";
 
 const KUBECONFIG: &str = "/etc/kubernetes/kubelet.conf";
@@ -114,6 +118,7 @@ impl Component for Settings {
             role: self.serving_role.clone().or_else(|| self.role.clone()),
             dns: Some(names(dns, &self.extra_dns)),
             ips: Some(literals(ips.map(|ip| ip.to_string()))),
+            hooks: self.is_before(RELOADS).then(|| vec![restart()]),
             ..self.certificate(&node, "kubelet", Usage::Server)
         };
         if serving_ca.get_ref() != self.ca.get_ref() {
@@ -239,6 +244,10 @@ impl Settings {
         }
         configuration
     }
+}
+
+fn restart() -> Hook {
+    Hook { on: [Event::Leaf].into(), deed: Deed::Restart("kubelet.service".to_owned()) }
 }
 
 fn file_names(file: &str) -> Names {

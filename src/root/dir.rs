@@ -110,6 +110,17 @@ impl Dir {
         names: impl IntoIterator<Item = impl AsRef<Path>>,
         mode: u32,
     ) -> Result<Self, RootError> {
+        let (made, changed) = self.make_dirs_late(names, mode)?;
+        changed.iter().try_for_each(Self::sync)?;
+        Ok(made)
+    }
+
+    /// The same, durable after [`Dir::sync`] of those that it returns besides.
+    pub fn make_dirs_late(
+        &self,
+        names: impl IntoIterator<Item = impl AsRef<Path>>,
+        mode: u32,
+    ) -> Result<(Self, Vec<Self>), RootError> {
         let (mut here, mut changed) = (self.again()?, Vec::new());
         for name in names {
             let made = here.new_dir(&name, mode)?;
@@ -121,8 +132,7 @@ impl Dir {
             let parent = std::mem::replace(&mut here, next);
             changed.extend(is_new.then_some(parent));
         }
-        changed.iter().try_for_each(Self::sync)?;
-        Ok(here)
+        Ok((here, changed))
     }
 
     /// A crash between mkdir and fchmod, or a person, may have left another mode.
@@ -239,14 +249,27 @@ impl Dir {
         mode: u32,
         ids: Option<Ids>,
     ) -> Result<OsString, RootError> {
-        let draft = beside(name.as_ref());
-        self.remove(&draft)?;
-        let synced = self.write_new(&draft, content, mode, ids)?.sync();
+        let (draft, written) = self.draft_late(name, content, mode, ids)?;
+        let synced = written.sync();
         if synced.is_err() {
             // The first failure is the one to report.
             self.remove(&draft).ok();
         }
         synced.map(|()| draft)
+    }
+
+    /// The same, durable after [`Written::sync`].
+    pub fn draft_late(
+        &self,
+        name: impl AsRef<Path>,
+        content: &[u8],
+        mode: u32,
+        ids: Option<Ids>,
+    ) -> Result<(OsString, Written), RootError> {
+        let draft = beside(name.as_ref());
+        self.remove(&draft)?;
+        let written = self.write_new(&draft, content, mode, ids)?;
+        Ok((draft, written))
     }
 
     /// Puts a link at a name at once, whatever stood there; durable after [`Dir::sync`].

@@ -92,7 +92,8 @@ impl Run<'_> {
     fn coming(&self, survey: &Survey, due: &BTreeSet<Name>, ask: &Ask) -> Vec<Debt> {
         let mut debts = Vec::new();
         // What a CA publishes may have changed: that shows only when it has been asked.
-        let learns = |trust: &TrustFile| trust.cas.iter().any(|ca| self.is_to_learn(survey, ca, ask));
+        let names: Vec<_> = due.iter().cloned().collect();
+        let learns = |trust: &TrustFile| trust.cas.iter().any(|ca| self.is_to_learn(survey, ca, &names, ask));
         for certificate in survey.node.certificates.values() {
             let trust =
                 survey.node.trusts.iter().find(|trust| Some(&trust.path) == certificate.trust.as_ref());

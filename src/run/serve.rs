@@ -35,7 +35,7 @@ impl Run<'_> {
     /// files, and then gets what is to be got.
     pub(super) async fn serve(&self, survey: &Survey, ca: &Name, names: &[Name], ask: &Ask) -> Served {
         let known = survey.known_anchors(ca);
-        let learned = match self.is_to_learn(survey, ca, ask) {
+        let learned = match self.is_to_learn(survey, ca, names, ask) {
             true => Some(self.fetch_anchors(survey, ca, known).await),
             false => None,
         };

@@ -26,11 +26,13 @@ fn print_of(ca: &ca::Settings) -> String {
 
 impl Run<'_> {
     /// Whether a CA is to be asked for its anchors: where they are not known, and by the timer's run where
-    /// they were read long ago.
-    pub(super) fn is_to_learn(&self, survey: &Survey, ca: &Name, ask: &Ask) -> bool {
+    /// they were read long ago; by a boot too, where the CA is asked for one of `names` anyway: it may sign with
+    /// another root by now.
+    pub(super) fn is_to_learn(&self, survey: &Survey, ca: &Name, names: &[Name], ask: &Ask) -> bool {
+        let asked = || names.iter().any(|name| survey.is_to_get(name, ask.missing));
         match survey.anchors.get(ca) {
             Some(Ok(None)) => true,
-            Some(Ok(Some(_))) => !ask.missing && self.is_stale(survey, ca),
+            Some(Ok(Some(_))) => self.is_stale(survey, ca) && (!ask.missing || asked()),
             Some(Err(_)) | None => false,
         }
     }

@@ -15,7 +15,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bend::{Bend, Deed, Wire};
 
@@ -144,6 +144,9 @@ struct State {
     has_issuer: AtomicBool,
     has_second_root: AtomicBool,
     ahead: AtomicI64,
+    base: Mutex<Option<OffsetDateTime>>,
+    signs_with_other: AtomicBool,
+    publishes_first: AtomicBool,
     lifetime: AtomicI64,
     script: Mutex<Vec<Scripted>>,
     seen: Mutex<Vec<Seen>>,
@@ -161,12 +164,14 @@ struct State {
 impl State {
     /// What time it is there.
     fn now(&self) -> OffsetDateTime {
-        OffsetDateTime::now_utc() + time::Duration::seconds(self.ahead.load(Ordering::SeqCst))
+        let base = self.base.lock().unwrap().unwrap_or_else(OffsetDateTime::now_utc);
+        base + time::Duration::seconds(self.ahead.load(Ordering::SeqCst))
     }
 
     fn published(&self) -> Vec<String> {
         let second = self.has_second_root.load(Ordering::SeqCst).then(|| self.other.root.pem());
-        self.signing.chain().into_iter().chain(second).collect()
+        let first = self.publishes_first.load(Ordering::SeqCst).then(|| self.signing.chain());
+        first.into_iter().flatten().chain(second).collect()
     }
 }
 
@@ -183,8 +188,17 @@ impl Fake {
         Self::start_on("127.0.0.1")
     }
 
+    /// Starts with a certificate of its own that outlives all that it signs.
+    pub fn lasting() -> Self {
+        Self::start_for("127.0.0.1", 3_600 * DAY)
+    }
+
     /// Starts on another address; its certificate is for 127.0.0.1 and localhost all the same.
     pub fn start_on(ip: &str) -> Self {
+        Self::start_for(ip, 30 * DAY)
+    }
+
+    fn start_for(ip: &str, lifetime: time::Duration) -> Self {
         let listener = TcpListener::bind((ip, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let (tls, signing, other) = (Pki::new("tls"), Pki::new("etcd"), Pki::new("stranger"));
@@ -193,7 +207,7 @@ impl Fake {
             CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
         params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
         params.not_before = OffsetDateTime::now_utc() - DAY;
-        params.not_after = OffsetDateTime::now_utc() + 30 * DAY;
+        params.not_after = OffsetDateTime::now_utc() + lifetime;
         let server_leaf = params.signed_by(&server_key, &tls.issuing).unwrap().der().clone();
         let config = server_config(&tls, &signing, &server_leaf, &server_key);
         let puppet = puppet::Shelf::new(&tls);
@@ -206,6 +220,9 @@ impl Fake {
             has_issuer: AtomicBool::new(true),
             has_second_root: AtomicBool::new(false),
             ahead: AtomicI64::new(0),
+            base: Mutex::default(),
+            signs_with_other: AtomicBool::new(false),
+            publishes_first: AtomicBool::new(true),
             lifetime: AtomicI64::new(0),
             script: Mutex::default(),
             seen: Mutex::default(),
@@ -279,6 +296,21 @@ impl Fake {
     /// Publishes a second root beside the one that signs, as before a rotation.
     pub fn add_root(&self) {
         self.state.has_second_root.store(true, Ordering::SeqCst);
+    }
+
+    /// Signs with that root's intermediate from now on.
+    pub fn rotate(&self) {
+        self.state.signs_with_other.store(true, Ordering::SeqCst);
+    }
+
+    /// Publishes the first root no longer, as after a rotation.
+    pub fn drop_first_root(&self) {
+        self.state.publishes_first.store(false, Ordering::SeqCst);
+    }
+
+    /// Its clock stands still, but for what [`Fake::later`] says.
+    pub fn stand_still(&self, base: SystemTime) {
+        *self.state.base.lock().unwrap() = Some(base.into());
     }
 
     /// Wraps a new secret_id; the path is what `sys/wrapping/lookup` will say.
@@ -620,7 +652,8 @@ fn sign(state: &State, path: &str, body: &Value, fault: Option<&Fault>) -> (u16,
     let asked = Some(state.lifetime.load(Ordering::SeqCst)).filter(|&given| given > 0).or(asked);
     complete(state, &mut request.params, asked.map(time::Duration::seconds));
     distort(&mut request.params, fault);
-    let pki = if fault == Some(&Fault::OtherCa) { &state.other } else { &state.signing };
+    let other = fault == Some(&Fault::OtherCa) || state.signs_with_other.load(Ordering::SeqCst);
+    let pki = if other { &state.other } else { &state.signing };
     if let Some(Fault::Bent(bend)) = fault {
         return said(&bend::signed(state, request, pki, pki.chain(), Some(*bend)));
     }
