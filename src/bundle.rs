@@ -165,6 +165,11 @@ fn fit_as_such(pair: &Pair, wanted: &Identity) -> Result<(), Rejected> {
     if pair.leaf.key_kind != Some(wanted.key) {
         return Err(Rejected::KeyKind(wanted.key));
     }
+    if let Some(issuer) = pair.chain.iter().skip(1).find_map(|der| no_issuer(der)) {
+        let why =
+            format!("{issuer:?}, which came with it, may not sign certificates (RFC 5280 section 4.2.1.3)");
+        return Err(Rejected::Untrusted(why));
+    }
     match pair.chain.iter().find_map(|der| weak_signature(der)) {
         Some(algorithm) => Err(Rejected::WeakSignature(algorithm)),
         None => Ok(()),
@@ -291,6 +296,13 @@ fn names_as_wanted(leaf: &Leaf, wanted: &Identity) -> Result<(), Rejected> {
 fn missing<T: Ord + ToString>(wanted: &BTreeSet<T>, found: &BTreeSet<T>) -> Option<Vec<String>> {
     let names: Vec<_> = wanted.difference(found).map(T::to_string).collect();
     (!names.is_empty()).then_some(names)
+}
+
+/// The name of a certificate whose key usage is not to sign others, which webpki does not look at.
+fn no_issuer(der: &[u8]) -> Option<String> {
+    let (_, parsed) = X509Certificate::from_der(der).ok()?;
+    let usage = parsed.key_usage().ok()??;
+    (!usage.value.key_cert_sign()).then(|| plain(&parsed.subject().to_string()))
 }
 
 fn weak_signature(der: &[u8]) -> Option<String> {

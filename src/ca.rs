@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustls_pki_types::CertificateDer;
 
-use crate::bundle::{Bundle, Leaf};
+use crate::bundle::{Bundle, Leaf, Pair};
 use crate::clock::Clock;
 use crate::identity::Identity;
 use crate::key::{Csr, Dialect};
@@ -22,7 +22,6 @@ pub mod local;
 pub mod puppet;
 mod settings;
 mod text;
-mod tls;
 pub mod vault;
 mod wire;
 
@@ -324,6 +323,25 @@ impl Ca {
             Self::Puppet(puppet) => puppet.obtain(request).await,
             Self::Cfssl(cfssl) => cfssl.obtain(request).await,
             Self::Local(local) => local.obtain(request).map_err(Arc::new),
+        }
+    }
+
+    /// Has a certificate revoked; or says the command for its operator, where no one else is heard.
+    pub async fn revoke(&self, name: &Name, pair: &Pair) -> Result<Option<String>, Arc<CaError>> {
+        match self {
+            Self::Vault(vault) => vault.revoke(name, pair.leaf()).await.map(|()| None),
+            Self::Puppet(puppet) => Ok(Some(puppet.revocation(pair.leaf()))),
+            Self::Cfssl(cfssl) => Ok(Some(cfssl.revocation(pair))),
+            Self::Local(_) => Ok(None),
+        }
+    }
+
+    /// Whether one of these certificates, which have just come, is enough to log in with from now on: tried,
+    /// for the secret that led here is not kept for longer.
+    pub async fn needs_no_secret(&self, held: &BTreeMap<Name, Bundle>) -> bool {
+        match self {
+            Self::Vault(vault) => vault.needs_no_secret(held).await,
+            Self::Puppet(_) | Self::Cfssl(_) | Self::Local(_) => false,
         }
     }
 

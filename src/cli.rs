@@ -73,6 +73,9 @@ pub enum Command {
         /// Exit with 3 if there is something to do
         #[arg(long)]
         exit_code: bool,
+        /// Print the drop-in that nodecert's own units need to write where this configuration does
+        #[arg(long, conflicts_with_all = ["only", "exit_code"])]
+        read_write_paths: bool,
     },
     /// Say what is there, until when, and whether it is usable
     Status {
@@ -88,6 +91,27 @@ pub enum Command {
         /// Also write Prometheus metrics to FILE, for node_exporter's textfile collector
         #[arg(long, value_name = "FILE")]
         textfile: Option<PathBuf>,
+    },
+    /// Have the CAs revoke held certificates; the next run gets others, with new keys
+    Revoke {
+        /// Certificates, or components for all of theirs
+        #[arg(value_name = "NAME", value_parser = Name::new, required = true)]
+        names: Vec<Name>,
+        /// How long to try before giving up for now, such as 90s or 10m
+        #[arg(long, value_name = "TIME", default_value = "1m", value_parser = parse_duration)]
+        deadline: Duration,
+    },
+    /// Take this host out of service: erase its keys, secrets and state, and let no run bring them back
+    Decommission {
+        /// This host's own name, so that it is meant
+        #[arg(value_name = "HOSTNAME")]
+        host: String,
+        /// Have the CAs revoke its certificates first; if one cannot be asked, nothing is erased
+        #[arg(long)]
+        revoke: bool,
+        /// How long to try before giving up for now, such as 90s or 10m
+        #[arg(long, value_name = "TIME", default_value = "1m", value_parser = parse_duration)]
+        deadline: Duration,
     },
     /// Show what was detected of this host, from where, and what was left out and why
     Facts,

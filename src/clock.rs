@@ -92,6 +92,11 @@ pub fn from_seconds(seconds: i64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }
 
+/// How many whole seconds after 1970 began that is; before, none.
+pub fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
 /// A moment as RFC 3339, in UTC.
 pub fn at(time: SystemTime) -> String {
     let time = time::OffsetDateTime::from(time);

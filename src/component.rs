@@ -132,8 +132,24 @@ pub trait Component {
         Ok(Vec::new())
     }
 
+    /// The cluster that this host is a member of, and that [`Deed::InTurn`] has in mind.
+    fn cluster(&self, _: Surroundings<'_>) -> Option<Cluster> {
+        None
+    }
+
     /// The files it reads, once its certificates are known as they came out.
     fn files(&self, around: Surroundings<'_>, expanded: &Expanded) -> Result<Vec<File>, Vec<Fault>>;
+}
+
+/// An etcd cluster, as one of its members sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cluster {
+    /// The certificate that this host shows to the other members.
+    pub certificate: Name,
+    /// This host's own name there.
+    pub own: String,
+    /// Every member's name, and the URLs at which clients may find it, the best first.
+    pub members: BTreeMap<String, Vec<String>>,
 }
 
 /// What a component looks at to say what it needs.
@@ -299,6 +315,7 @@ fn open_file(file_name: &str, at: &str, content: Content, needs: &[Name], replac
         owner: certificate::Owner::default(),
         mode: Mode(0o644),
         replace,
+        quiet: None,
         // A drop-in is of no use before systemd has read it.
         deeds: if at.starts_with("/etc/systemd/") { vec![Deed::DaemonReload] } else { Vec::new() },
     }

@@ -280,7 +280,9 @@ fn without_literals(message: &str) -> String {
 }
 
 fn one_line(message: &str) -> String {
-    message.split('\n').map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+    let lines = message.split('\n').map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>();
+    let shown = |c| if setting::is_shown(c) { c } else { char::REPLACEMENT_CHARACTER };
+    lines.join("; ").chars().map(shown).collect()
 }
 
 /// Where each CA's secrets stand: every CA by name, struck ones too.

@@ -28,6 +28,9 @@ pub enum Deed {
     Restart(String),
     /// A command.
     Run(Vec<String>),
+    /// One of these, by a member of an etcd cluster that has its turn: the others are well, and none of them
+    /// does it now.
+    InTurn(Box<Deed>),
 }
 
 /// A deed and what calls for it.
@@ -39,6 +42,14 @@ pub struct Hook {
     pub deed: Deed,
 }
 
+/// When a deed may be done, where not at once.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum When {
+    /// When the quorum of this host's etcd cluster bears it.
+    Quorum,
+}
+
 /// An entry of `hooks`: `{ on = ["ca"], restart = "x.service" }`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -47,6 +58,7 @@ struct HookTable {
     reload: Option<String>,
     restart: Option<String>,
     run: Option<Vec<String>>,
+    when: Option<When>,
 }
 
 impl<'de> Deserialize<'de> for Hook {
@@ -60,7 +72,10 @@ impl<'de> Deserialize<'de> for Hook {
         };
         let on = table.on.unwrap_or_else(|| [Event::Leaf, Event::Ca].into());
         deed.check().map_err(de::Error::custom)?;
-        Ok(Self { on, deed })
+        Ok(match table.when {
+            Some(When::Quorum) => Self { on, deed: Deed::InTurn(Box::new(deed)) },
+            None => Self { on, deed },
+        })
     }
 }
 
@@ -78,6 +93,7 @@ impl Deed {
     pub fn check(&self) -> Result<(), String> {
         match self {
             Self::DaemonReload => Ok(()),
+            Self::InTurn(deed) => deed.check(),
             Self::Reload(unit) | Self::Restart(unit) => {
                 let plain = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
                 let named =
@@ -104,6 +120,7 @@ impl fmt::Display for Deed {
             Self::Reload(unit) => write!(f, "reload {unit}"),
             Self::Restart(unit) => write!(f, "restart {unit}"),
             Self::Run(argv) => write!(f, "run {}", argv.join(" ")),
+            Self::InTurn(deed) => write!(f, "{deed} in turn"),
         }
     }
 }

@@ -3,7 +3,9 @@
 //! without a moment in which a reader meets half of it.
 
 mod commit;
+mod erase;
 mod held;
+mod last;
 mod outside;
 mod plain;
 mod prune;
@@ -24,13 +26,15 @@ use crate::node::Node;
 use crate::root::{Ids, Root, RootError};
 
 pub use commit::{commit, prove_writable};
+pub use erase::{erase, erase_state, wipe};
 pub use held::held;
+pub use last::{last_run, note_run};
 pub use outside::{present, put_outside, read_outside};
 pub use plain::{ABSENT, differs, list_dropins, put, read_text, trust_is, widen};
 pub use repair::{drift, repair};
-pub use secret::secret;
+pub use secret::{copies, secret};
 pub use state::{
-    drop_pending, drop_state, keep_pending, keep_state, pending, prove_state, read_key, read_state,
+    STATE, drop_pending, drop_state, keep_pending, keep_state, pending, prove_state, read_key, read_state,
 };
 pub use sweep::sweep;
 

@@ -46,6 +46,8 @@ pub struct File {
     pub replace: bool,
     /// What is done when it changed.
     pub deeds: Vec<Deed>,
+    /// How lines begin of which no one need be told.
+    pub quiet: Option<&'static str>,
 }
 
 /// A part of a certificate.

@@ -51,6 +51,32 @@ pub fn output(argv: &[String], stop: &Stop) -> Result<String, String> {
     }
 }
 
+/// What becomes of a unit that a deed is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// It has read its files and is at work.
+    Runs,
+    /// It may have read them already, and a restart would be passed over (systemctl(1), try-restart).
+    Starts,
+    /// It will read them when it starts.
+    Rests,
+}
+
+/// How the unit of a deed is; a command is for something that runs.
+pub fn unit(deed: &Deed, stop: &Stop) -> Result<Unit, String> {
+    let (Deed::Reload(unit) | Deed::Restart(unit)) = deed else { return Ok(Unit::Runs) };
+    if !sd_notify::booted().unwrap_or(false) {
+        return Ok(Unit::Rests);
+    }
+    let argv = ["systemctl", "--no-ask-password", "show", "--property=SubState", "--value", unit];
+    let state = output(&argv.map(str::to_owned), stop)?;
+    Ok(match state.trim() {
+        "running" | "reload" | "exited" => Unit::Runs,
+        "start" | "start-post" => Unit::Starts,
+        _ => Unit::Rests,
+    })
+}
+
 /// Without ignore-dependencies a deed for a unit that is ordered after us waits for us: systemctl(1).
 fn argv(deed: &Deed) -> Vec<String> {
     let owned = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
@@ -61,6 +87,7 @@ fn argv(deed: &Deed) -> Vec<String> {
         Deed::Reload(unit) => systemctl("try-reload-or-restart", unit),
         Deed::Restart(unit) => systemctl("try-restart", unit),
         Deed::Run(argv) => argv.clone(),
+        Deed::InTurn(deed) => argv(deed),
     }
 }
 

@@ -10,7 +10,9 @@
 //! | [`run`](mod@run) | **the flow**: survey, obtain, commit, render, report |
 //! | [`disk`] | \[I/O: files\] lock, held pairs, pending requests, the commit, trust and rendered files, state |
 //! | [`hooks`] | \[I/O: processes\] what is started: an argv, never a shell |
+//! | [`quorum`] | \[I/O: net\] whether a member of an etcd cluster may restart now: the others' health, the cluster's lock |
 //! | [`report`] | \[pure\] text, JSON, metrics and exit codes |
+//! | [`sandbox`] | \[pure\] where the units may write: the drop-in for a configuration |
 //! | [`render`] | \[pure\] YAML, environment files and templates |
 //! | [`plan`] | \[pure\] verdicts, a chain of checks with reasons |
 //! | [`node`] | \[pure\] configuration and facts to everything this host is to hold |
@@ -21,6 +23,7 @@
 //! | [`file`](mod@file) | \[pure\] one rendered file that is wanted |
 //! | [`certificate`] | \[pure\] one certificate that is wanted: what it says, where it lies, whose it is |
 //! | [`deed`] | \[pure\] who is told of a change, and how |
+//! | [`https`] | \[I/O: net\] one HTTPS client for all: whom it trusts, bounded in time and size |
 //! | [`bundle`] | \[pure\] pairs, the judge, bundles |
 //! | [`trust`] | \[pure\] anchors and pins |
 //! | [`key`] | \[entropy\] keys, requests, pending requests |
@@ -43,16 +46,19 @@ pub mod disk;
 pub mod facts;
 pub mod file;
 pub mod hooks;
+pub mod https;
 pub mod identity;
 pub mod keepsake;
 pub mod key;
 pub mod man;
 pub mod node;
 pub mod plan;
+pub mod quorum;
 pub mod render;
 pub mod report;
 pub mod root;
 pub mod run;
+pub mod sandbox;
 pub mod setting;
 pub mod stop;
 pub mod trust;

@@ -15,9 +15,10 @@ use nodecert::man;
 use nodecert::report::{Action, Exit, Report};
 use nodecert::root::Root;
 use nodecert::run::{self, Ask, Error, World};
+use nodecert::sandbox::Sandbox;
 use nodecert::setting::chain;
 use nodecert::stop::Stop;
-use tracing::{Level, error};
+use tracing::{Level, error, info};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::debug_fn;
@@ -47,11 +48,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// No core file and no debugger of the same user shall see a key: core(5), prctl(2) PR_SET_DUMPABLE.
+/// No core file and no debugger of the same user shall see a key: core(5), prctl(2) PR_SET_DUMPABLE. And no
+/// strange umask decides what others find.
 fn seal() {
     // Where a sandbox forbids it, the unit's LimitCORE=0 stands.
     let _ = nix::sys::prctl::set_dumpable(false);
     let _ = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0);
+    // systemd's own default, whoever starts us: what a crash leaves between mkdir(2) and fchmod(2) can be entered.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
 }
 
 fn answer(cli: &Cli, live: bool) -> Result<u8, Error> {
@@ -66,9 +70,14 @@ fn answer(cli: &Cli, live: bool) -> Result<u8, Error> {
             };
             bring(cli, &ask, live)
         }
-        Command::Plan { only, exit_code } => {
+        Command::Plan { only, exit_code, read_write_paths } => {
             let world = world(cli)?;
             let survey = run::survey(&world, false)?;
+            if *read_write_paths {
+                let sandbox = Sandbox::of(&survey.node);
+                print(cli, &sandbox.text(), || sandbox.json());
+                return Ok(0);
+            }
             let report = run::status(&survey, &world, only)?;
             print(cli, &report.plan(), || report.json(&survey.facts, true));
             let idle = report.is_idle();
@@ -82,6 +91,16 @@ fn answer(cli: &Cli, live: bool) -> Result<u8, Error> {
                 run::publish(path, report.metrics(world.clock.now()).as_bytes())?;
             }
             Ok(status(cli, &report, &survey.facts, *check, *usable, world.clock.now()))
+        }
+        Command::Revoke { names, deadline } => {
+            let done = wait_for(run::revoke(&world(cli)?, names, *deadline))?;
+            print(cli, &done.text(), || done.json());
+            Ok(done.exit().code())
+        }
+        Command::Decommission { host, revoke, deadline } => {
+            let done = wait_for(run::decommission(&world(cli)?, host, *revoke, *deadline))?;
+            print(cli, &done.text(), || done.json());
+            Ok(done.exit().code())
         }
         Command::Facts => {
             let facts = run::detect(&world(cli)?)?;
@@ -119,7 +138,12 @@ fn bring(cli: &Cli, ask: &Ask, live: bool) -> Result<u8, Error> {
         notify(&[sd_notify::NotifyState::ExtendTimeoutUsec(micros(ask.deadline + MARGIN))]);
     }
     let (report, facts) = wait_for(run::run(&world, ask))?;
-    print(cli, &report.done(), || report.json(&facts, true));
+    if is_journal_alone() && cli.global.format == Format::Text {
+        report.notes.iter().for_each(|note| info!("{note}"));
+        report.last_word().map_or_else(|failed| aloud(&failed), |done| info!("{done}"));
+    } else {
+        print(cli, &report.done(), || report.json(&facts, true));
+    }
     Ok(report.exit().code())
 }
 
@@ -149,7 +173,7 @@ fn status(
 ) -> u8 {
     if usable {
         for line in report.certificates.iter().filter(|line| !line.usable) {
-            error!(certificate = %line.name, "{} is {}: {}", line.name, line.state, line.reason);
+            error!(certificate = %line.name, reason = line.reason, "{} is {}: {}", line.name, line.state, line.reason);
         }
         for line in
             report.files.iter().filter(|line| line.action == Action::Obtain || line.action == Action::Blocked)
@@ -218,7 +242,8 @@ fn tell(cli: &Cli, failed: &Error) {
             json_of(failed, &said)
         });
     }
-    said.lines().for_each(|line| error!("{line}"));
+    let loud = matches!(cli.command, Command::Run { .. }) && is_journal_alone();
+    said.lines().for_each(|line| if loud { aloud(line) } else { error!("{line}") });
     if cli.global.format == Format::Json {
         print(cli, "", || json_of(failed, &said));
     }
@@ -255,6 +280,21 @@ fn start_logging(verbose: u8, live: bool) {
         }
         None => registry.with(lines.with_ansi(false)).init(),
     }
+}
+
+/// Whether no one but the journal hears us, so that each thing is to be said once.
+fn is_journal_alone() -> bool {
+    use nix::sys::stat::{SFlag, fstat};
+    // The stream of its own that stdout may have is not named anywhere, but it is a socket too.
+    let is_stream = fstat(std::io::stdout())
+        .is_ok_and(|stat| SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFSOCK);
+    is_stream && under_journald()
+}
+
+/// By the stream and not journald's own protocol: StandardError=journal+console then shows it on the console too.
+fn aloud(line: &str) {
+    // sd-daemon(3): the priority is an error's.
+    let _ = writeln!(std::io::stderr(), "<3>{}", line.replace('\n', " "));
 }
 
 /// systemd.exec(5) `$JOURNAL_STREAM`: device and inode of the stream that goes to the journal.

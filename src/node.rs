@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::ca;
 use crate::certificate::{Certificate, INTERVAL, Owner, is_plain_path, too_short};
-use crate::component::Surroundings;
+use crate::component::{Cluster, Surroundings};
 use crate::config::{Config, Faults};
 use crate::deed::{self, Deed};
 use crate::facts::Facts;
@@ -26,8 +26,22 @@ pub struct Node {
     pub files: Vec<File>,
     /// The certificates in the order they are obtained: one that logs in to another CA comes first.
     pub waves: Vec<Vec<Name>>,
+    /// The etcd cluster that this host is a member of.
+    pub cluster: Option<Cluster>,
     /// The certificates and keepsakes of each component, for `status --usable COMPONENT`.
     pub components: BTreeMap<String, Vec<Name>>,
+}
+
+impl Node {
+    /// Where a run may write, but for its own state.
+    pub fn directories(&self) -> BTreeSet<&Path> {
+        let certificates =
+            self.certificates.values().map(|certificate| certificate.place.directory.as_path());
+        let keepsakes = self.keepsakes.iter().flat_map(Keepsake::paths);
+        let trusts = self.trusts.iter().map(|trust| trust.path.as_path());
+        let files = self.files.iter().map(|file| file.path.as_path()).chain(keepsakes).chain(trusts);
+        certificates.chain(files.filter_map(Path::parent)).collect()
+    }
 }
 
 /// A file that holds the anchors of the CAs of all the certificates that name it.
@@ -88,6 +102,7 @@ pub fn expand(config: &Config, facts: &Facts, present: &BTreeSet<PathBuf>) -> Re
     expanding.files();
     expanding.ssldirs();
     expanding.crls();
+    expanding.turns();
     expanding.trusts();
     expanding.collisions();
     expanding.names();
@@ -237,6 +252,7 @@ impl Expanding<'_> {
                 mode: settings.mode.unwrap_or(Mode(0o644)),
                 replace: settings.replace,
                 deeds: deeds(name, settings, &mut self.faults),
+                quiet: None,
             });
         }
     }
@@ -261,6 +277,7 @@ impl Expanding<'_> {
                 mode,
                 replace: certificate.place.replace,
                 deeds: Vec::new(),
+                quiet: None,
             }));
         }
     }
@@ -293,6 +310,7 @@ impl Expanding<'_> {
                 // A list that puppet read is the CA's all the same.
                 replace: certificate.place.replace || certificate.ssldir.is_some(),
                 deeds: Vec::new(),
+                quiet: None,
             });
         }
     }
@@ -314,6 +332,32 @@ impl Expanding<'_> {
             trust.replace |= certificate.place.replace;
         }
         self.node.trusts = trusts.into_values().collect();
+    }
+
+    /// Who is to wait for a quorum needs one.
+    fn turns(&mut self) {
+        self.node.cluster = self
+            .config
+            .components
+            .tables()
+            .find_map(|table| table.component.cluster(table.around(self.around)));
+        if self.node.cluster.is_some() {
+            return;
+        }
+        let of_certificates = self.node.certificates.values().flat_map(|certificate| {
+            certificate.hooks.iter().map(|hook| (&hook.deed, format!("certificate {}", certificate.name)))
+        });
+        let of_files = self
+            .node
+            .files
+            .iter()
+            .flat_map(|file| file.deeds.iter().map(|deed| (deed, format!("file {}", file.name))));
+        let waiting = of_certificates.chain(of_files).filter(|(deed, _)| matches!(deed, Deed::InTurn(_)));
+        let faults: Vec<_> = waiting.map(|(_, what)| Fault {
+            span: None,
+            message: format!("{what} has a hook with when = \"quorum\", which is that of the cluster in [etcd], and this host has no such table"),
+        }).collect();
+        self.faults.extend(faults);
     }
 
     /// No two things in one place.
@@ -392,7 +436,7 @@ impl Expanding<'_> {
                 );
                 return self.faults.push(Fault { span: None, message });
             }
-            waiting.retain(|name| !wave.contains(name));
+            wave.iter().for_each(|name| drop(waiting.take(name)));
             self.node.waves.push(wave);
         }
     }

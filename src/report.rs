@@ -1,5 +1,8 @@
 //! What is said to people and programs: text, JSON and exit codes.
 
+mod farewell;
+mod metrics;
+
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -10,6 +13,8 @@ use crate::bundle::Leaf;
 use crate::clock::{at, human};
 use crate::facts::Facts;
 use crate::setting::Name;
+
+pub use farewell::Farewell;
 
 /// Exit codes, rising: of several, the highest wins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -147,6 +152,15 @@ pub struct OwedLine {
     pub trouble: Option<Trouble>,
 }
 
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastRun {
+    /// When.
+    pub ended: SystemTime,
+    /// With which exit code.
+    pub exit: u8,
+}
+
 /// What a command found or did.
 #[derive(Debug, Default)]
 pub struct Report {
@@ -158,6 +172,8 @@ pub struct Report {
     pub owed: Vec<OwedLine>,
     /// What a person should know besides.
     pub notes: Vec<String>,
+    /// How the last run since the boot ended, if there was one.
+    pub last_run: Option<LastRun>,
 }
 
 impl Report {
@@ -187,18 +203,25 @@ impl Report {
 
     /// What `run` says at its end.
     pub fn done(&self) -> String {
-        let mut text = self.lines(Action::past);
+        self.lines(Action::past) + &self.sum() + "\n"
+    }
+
+    fn sum(&self) -> String {
         let changed = self.certificates.iter().filter(|line| line.changed).count();
         let files = self.files.iter().filter(|line| line.changed).count();
         let failed = self.troubles().count();
-        let _ = match (self.is_idle(), failed) {
-            (true, _) => writeln!(text, "nothing to do: everything is as configured"),
+        match (self.is_idle(), failed) {
+            (true, _) => "nothing to do: everything is as configured".to_owned(),
             (false, 0) => {
-                writeln!(text, "done: {} and {} changed", count(changed, "certificate"), count(files, "file"))
+                format!("done: {} and {} changed", count(changed, "certificate"), count(files, "file"))
             }
-            (false, _) => writeln!(text, "not done: {}", self.why_not(failed)),
-        };
-        text
+            (false, _) => format!("not done: {}", self.why_not(failed)),
+        }
+    }
+
+    /// The last line in the journal, which has had the others; `Err` where something failed.
+    pub fn last_word(&self) -> Result<String, String> {
+        if self.exit() == Exit::Done { Ok(self.sum()) } else { Err(self.sum()) }
     }
 
     /// The gravest of the troubles and how many there are besides: the last line of a journal has to say why.
@@ -236,6 +259,9 @@ impl Report {
         for line in &self.owed {
             let _ = match &line.trouble {
                 None => writeln!(text, "hook      {}", line.deed),
+                Some(trouble) if trouble.exit == Exit::Temporary => {
+                    writeln!(text, "owed      {}  {}", line.deed, trouble.message)
+                }
                 Some(trouble) => writeln!(text, "failed    {}  {}", line.deed, trouble.message),
             };
         }
@@ -295,34 +321,6 @@ impl Report {
         (0, format!("NODECERT OK - {number}, the first expires in {left}\n"))
     }
 
-    /// Prometheus metrics in the text format, for node_exporter's textfile collector. Times are seconds
-    /// since 1970.
-    pub fn metrics(&self, now: SystemTime) -> String {
-        let mut text = String::new();
-        let mut metric = |name: &str, help: &str, value: &dyn Fn(&CertificateLine) -> Option<u64>| {
-            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
-            for line in &self.certificates {
-                if let Some(value) = value(line) {
-                    let _ =
-                        writeln!(text, "{name}{{certificate=\"{}\",ca=\"{}\"}} {value}", line.name, line.ca);
-                }
-            }
-        };
-        let end = |line: &CertificateLine| line.leaf.as_ref().map(|leaf| seconds(leaf.not_after));
-        metric("nodecert_certificate_not_after_seconds", "End of validity.", &end);
-        let renew = |line: &CertificateLine| line.renew_after.map(seconds);
-        metric("nodecert_certificate_renew_after_seconds", "From when it is renewed.", &renew);
-        metric("nodecert_certificate_usable", "Whether its consumer can use it.", &|line| {
-            Some(u64::from(line.usable))
-        });
-        let _ = writeln!(
-            text,
-            "# HELP nodecert_status_time_seconds When this was written.\n# TYPE nodecert_status_time_seconds gauge"
-        );
-        let _ = writeln!(text, "nodecert_status_time_seconds {}", seconds(now));
-        text
-    }
-
     /// `status --format json`, or with `acts` what `plan` and `run` answer.
     pub fn json(&self, facts: &Facts, acts: bool) -> Value {
         json!({
@@ -339,6 +337,7 @@ impl Report {
                 "error": line.trouble.as_ref().map(|trouble| &trouble.message),
             })).collect::<Vec<_>>(),
             "notes": self.notes,
+            "last_run": self.last_run.map(|last| json!({ "ended": at(last.ended), "exit": last.exit })),
         })
     }
 }
@@ -410,10 +409,6 @@ fn file_state(line: &FileLine) -> &'static str {
         Action::Repair => "differs",
         Action::Blocked => "blocked",
     }
-}
-
-fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 fn count(number: usize, noun: &str) -> String {

@@ -32,7 +32,7 @@ use way::Way;
 #[derive(Debug, thiserror::Error)]
 pub enum RootError {
     /// The operating system said no.
-    #[error("cannot {action} {}", path.display())]
+    #[error("cannot {action} {}{}", path.display(), advice(source))]
     Io {
         /// What was tried.
         action: &'static str,
@@ -98,6 +98,16 @@ pub enum RootError {
         /// Where it was looked up.
         source_of_names: String,
     },
+}
+
+/// What else than a disk keeps a service from writing: systemd.exec(5), ReadWritePaths=.
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => {
+            " (for a service also what its unit says: `nodecert plan --read-write-paths` prints what it needs)"
+        }
+        _ => "",
+    }
 }
 
 impl RootError {
@@ -166,10 +176,17 @@ impl Root {
     /// Opens a directory to write in; it and its parents are made, mode 0755, where they are missing. Root
     /// goes no way on which someone else could lead it elsewhere.
     pub fn make_dir(&self, path: &Path) -> Result<Dir, RootError> {
+        let (made, changed) = self.make_dir_late(path)?;
+        changed.iter().try_for_each(Dir::sync)?;
+        Ok(made)
+    }
+
+    /// The same, durable after [`Dir::sync`] of those that it returns besides.
+    pub fn make_dir_late(&self, path: &Path) -> Result<(Dir, Vec<Dir>), RootError> {
         let mut missing = Vec::new();
         for ancestor in path.ancestors() {
             if let Some(dir) = self.dir_to_write(ancestor)? {
-                return dir.make_dirs(missing.into_iter().rev(), 0o755);
+                return dir.make_dirs_late(missing.into_iter().rev(), 0o755);
             }
             missing.extend(ancestor.file_name());
         }

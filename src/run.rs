@@ -6,6 +6,7 @@
 //! ```
 
 mod failure;
+mod farewell;
 mod hour;
 mod keep;
 mod lines;
@@ -15,8 +16,10 @@ mod owed;
 mod serve;
 mod settle;
 mod signers;
+mod spent;
 mod steady;
 mod survey;
+mod turn;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -32,13 +35,14 @@ use crate::ca::{Ca, Deadline};
 use crate::clock::Clock;
 use crate::disk::{self, DiskError};
 use crate::facts::{self, Facts};
-use crate::report::{Exit, OwedLine, Report};
+use crate::report::{Exit, LastRun, OwedLine, Report};
 use crate::root::Root;
 use crate::setting::{Name, chain};
 use crate::stop::Stop;
 
 pub use failure::Error;
 use failure::Failure;
+pub use farewell::{decommission, revoke};
 pub use load::detect;
 pub use survey::{Survey, survey};
 
@@ -86,17 +90,24 @@ impl Default for Ask {
     }
 }
 
-/// Brings the host to what the configuration asks for, unless it is asked to stop. That is heard where it
-/// waits, so what it is writing is whole; the lock is given back.
+/// Brings the host to what the configuration asks for, unless it is asked to stop, and notes how that ended. To
+/// stop is heard where it waits, so what it is writing is whole; the lock is given back.
 pub async fn run(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
-    match select(pin!(ask.stop.asked()), pin!(bring(world, ask))).await {
+    let done = match select(pin!(ask.stop.asked()), pin!(bring(world, ask))).await {
         Either::Left(_) => Err(Error::Stopped),
         Either::Right((done, _)) => done,
+    };
+    let exit = done.as_ref().map_or_else(Error::exit, |(report, _)| report.exit());
+    let last = LastRun { ended: world.clock.now(), exit: exit.code() };
+    if let Err(error) = disk::note_run(&world.root, last) {
+        warn!("how this run ended could not be noted: {}", chain(&error));
     }
+    done
 }
 
 async fn bring(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
     let lock = lock(world, ask).await?;
+    in_service(world)?;
     let deadline = Deadline::after(ask.deadline);
     hour::wait_for_clock(world, deadline).await;
     let mut survey = survey(world, ask.force)?;
@@ -120,15 +131,27 @@ async fn bring(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
     run.repair(&survey, &asked);
     let mut files = run.keepsakes(&survey, &asked);
     files.extend(run.files(&survey, &asked));
+    let spent = run.retire_secrets(&survey).await;
     run.close().await;
     run.strike_cloned(&survey).map_err(Error::Disk)?;
-    let owed = run.pay(&survey, debts)?;
-    let report = run.report(&survey, ask, &files, owed)?;
+    let owed = run.pay(&survey, debts).await?;
+    let mut report = run.report(&survey, ask, &files, owed)?;
+    report
+        .notes
+        .extend(spent.unwrap_or_else(|why| vec![format!("a secret was not erased: {}", chain(&why))]));
     // What a disk refused may be lying about half done.
     if report.exit() != Exit::Fault {
         lock.release();
     }
     Ok((report, survey.facts))
+}
+
+/// A host that was taken out of service does not come back by its timer.
+fn in_service(world: &World) -> Result<(), Error> {
+    match disk::read_state(&world.root, farewell::DECOMMISSIONED).map_err(Error::Disk)? {
+        Some(since) => Err(Error::Decommissioned(since.trim().to_owned())),
+        None => Ok(()),
+    }
 }
 
 /// Takes the lock, and waits for it in short sleeps.
@@ -156,7 +179,8 @@ pub fn status(survey: &Survey, world: &World, only: &[Name]) -> Result<Report, E
     files.extend(survey.node.keepsakes.iter().flat_map(|keepsake| keep::lines(world, keepsake)));
     files.extend(survey.node.files.iter().map(|file| survey.file_line(world, file)));
     if !only.is_empty() {
-        files.retain(|line| survey.concerns(&line.path, &asked));
+        let concerned = survey.concerned(&asked);
+        files.retain(|line| concerned.contains(line.path.as_path()));
     }
     let (owed, notes) = match owed::read(&world.root, &survey.node) {
         Ok(debts) => (owed::deeds(&debts), Vec::new()),
@@ -167,6 +191,7 @@ pub fn status(survey: &Survey, world: &World, only: &[Name]) -> Result<Report, E
         files,
         owed: owed.iter().map(|deed| OwedLine { deed: deed.to_string(), trouble: None }).collect(),
         notes: [notes, survey.notes()].concat(),
+        last_run: disk::last_run(&world.root),
     })
 }
 
@@ -226,7 +251,7 @@ impl<'a> Run<'a> {
         }
         for (ca, names) in &parts {
             let due = names.iter().any(|name| survey.is_to_get(name, ask.missing));
-            if due || self.is_to_learn(survey, ca, ask) || self.is_to_read_crl(survey, ca, ask) {
+            if due || self.is_to_learn(survey, ca, names, ask) || self.is_to_read_crl(survey, ca, ask) {
                 self.open_ca(survey, ca);
             }
         }

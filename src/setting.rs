@@ -316,6 +316,13 @@ impl<'de> Deserialize<'de> for Span {
     }
 }
 
+/// Whether a character only stands where it is put: it is no control character, begins no line and does not turn
+/// the order of what is shown (UAX #9, UAX #14).
+pub fn is_shown(c: char) -> bool {
+    let turns = matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    !c.is_control() && !turns
+}
+
 /// An error and its causes, once, joined by colons.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

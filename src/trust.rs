@@ -12,6 +12,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::clock::from_seconds;
 use crate::key::pem_block;
+use crate::setting::is_shown;
 
 mod revocation;
 
@@ -19,6 +20,8 @@ pub use revocation::{proven, revokes};
 
 /// More certificates than any site has roots; a bundle of system roots has about 150.
 const MAX_ANCHORS: usize = 500;
+/// Characters of a name that are shown.
+const MAX_SHOWN: usize = 200;
 
 /// The SHA-256 fingerprint of a certificate, written `sha256:` and 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -307,7 +310,11 @@ pub fn proves(signer: &X509Certificate<'_>, bytes: &[u8], signature: &[u8]) -> b
 
 fn name_of(der: &[u8]) -> String {
     let subject = X509Certificate::from_der(der).map(|(_, c)| c.subject().to_string()).unwrap_or_default();
-    subject.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+    subject
+        .chars()
+        .map(|c| if is_shown(c) { c } else { char::REPLACEMENT_CHARACTER })
+        .take(MAX_SHOWN)
+        .collect()
 }
 
 fn not_after(der: &[u8]) -> SystemTime {

@@ -22,7 +22,7 @@ use std::process::Command;
 
 use bed::{Host, Login, Openbao, Pki, PuppetConfig, Puppetserver, provided};
 use fake::{Fake, MOUNT, ROLE, ROLE_ID, SECRET_ID, TOKEN};
-use measure::{Calls, Floor, PIECES, Sample, Spread, calls, resident, sample};
+use measure::{Calls, Floor, PIECES, Sample, Spread, calls, own, resident, sample};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -192,6 +192,7 @@ struct Row {
     wall: Spread,
     cpu: Spread,
     resident: f64,
+    own: f64,
     calls: Calls,
 }
 
@@ -207,6 +208,7 @@ impl<'a> Scenario<'a> {
             wall: Spread::of(self.samples.iter().map(|sample| sample.wall)),
             cpu: Spread::of(self.samples.iter().map(|sample| sample.cpu)),
             resident: Spread::of((0..5).map(|_| resident(&(self.prepare)(), &log))).median,
+            own: Spread::of((0..5).map(|_| own(&mut (self.prepare)(), &log))).median,
             calls: calls(&(self.prepare)(), &log),
         }
     }
@@ -441,6 +443,7 @@ impl Findings {
                 (format!("{peer} / {own}"), theirs.wall.median / ours.wall.median),
                 (format!("{peer} / {own}: user+sys"), theirs.cpu.median / ours.cpu.median),
                 (format!("{peer} / {own}: RSS"), theirs.resident / ours.resident),
+                (format!("{peer} / {own}: memory of its own"), theirs.own / ours.own),
             ]
         });
         each.into_iter().flatten().collect()
@@ -465,14 +468,14 @@ impl Findings {
     fn print(&self) {
         println!("\n{} rounds, peers in every {PEER}th. ms: median (p10-p90)\n", self.rounds);
         println!(
-            "{:<40} {:>24} {:>24} {:>7} {:>6} {:>6} {:>7} {:>9}",
-            "", "wall", "user+sys", "RSS MB", "calls", "fsyncs", "threads", "processes"
+            "{:<40} {:>24} {:>24} {:>7} {:>7} {:>6} {:>6} {:>7} {:>9}",
+            "", "wall", "user+sys", "RSS MB", "own MB", "calls", "fsyncs", "threads", "processes"
         );
-        for Row { name, wall, cpu, resident, calls } in &self.rows {
+        for Row { name, wall, cpu, resident, own, calls } in &self.rows {
             let Calls { all, fsyncs, threads, processes } = calls;
             let (wall, cpu) = (shown(*wall), shown(*cpu));
             println!(
-                "{name:<40} {wall:>24} {cpu:>24} {resident:>7.1} {all:>6} {fsyncs:>6} {threads:>7} {processes:>9}"
+                "{name:<40} {wall:>24} {cpu:>24} {resident:>7.1} {own:>7.1} {all:>6} {fsyncs:>6} {threads:>7} {processes:>9}"
             );
         }
         println!("\nthe floor");
@@ -489,7 +492,7 @@ impl Findings {
         let row = |row: &Row| {
             json!({
                 "name": row.name, "wall_ms": spread(&row.wall), "cpu_ms": spread(&row.cpu),
-                "rss_mb": row.resident, "calls": row.calls.all, "fsyncs": row.calls.fsyncs,
+                "rss_mb": row.resident, "own_mb": row.own, "calls": row.calls.all, "fsyncs": row.calls.fsyncs,
                 "threads": row.calls.threads, "processes": row.calls.processes,
             })
         };

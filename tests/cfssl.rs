@@ -30,6 +30,49 @@ struct Cfssl {
 
 impl Cfssl {
     fn start() -> Self {
+        Self::serve(|directory, port| {
+            let at = |name: &str| directory.join(name).to_str().unwrap().to_owned();
+            let argv = [
+                "cfssl",
+                "serve",
+                "-address",
+                "127.0.0.1",
+                "-port",
+                &port.to_string(),
+                "-ca",
+                &at("ca.pem"),
+                "-ca-key",
+                &at("ca-key.pem"),
+                "-config",
+                &at("config.json"),
+            ];
+            argv.map(str::to_owned).to_vec()
+        })
+    }
+
+    /// Two signers, told apart by label; `blue` is the one that `ca.pem` is of.
+    fn with_labels() -> Self {
+        Self::serve(|directory, port| {
+            let other = directory.join("other");
+            std::fs::create_dir(&other).unwrap();
+            authority(&other);
+            let root = |label: &str, of: &Path| {
+                let (of, config) = (of.display(), directory.join("config.json"));
+                let config = config.display();
+                format!(
+                    "[{label}]\nprivate = file://{of}/ca-key.pem\ncertificate = {of}/ca.pem\nconfig = {config}\n"
+                )
+            };
+            let roots = directory.join("roots.conf");
+            std::fs::write(&roots, root("red", &other) + &root("blue", directory)).unwrap();
+            let address = format!("127.0.0.1:{port}");
+            ["multirootca", "-a", &address, "-l", "red", "-roots", roots.to_str().unwrap()]
+                .map(str::to_owned)
+                .to_vec()
+        })
+    }
+
+    fn serve(argv: impl Fn(&Path, u16) -> Vec<String>) -> Self {
         let (directory, listener, port) = (TempDir::new().unwrap(), Authority::new("listener"), free_port());
         let at = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
         let server = listener.issue(&["127.0.0.1"]);
@@ -37,24 +80,9 @@ impl Cfssl {
         std::fs::write(at("tls.key"), server.key).unwrap();
         authority(directory.path());
         std::fs::write(at("config.json"), CONFIG.replace("AUTH_KEY", AUTH_KEY)).unwrap();
-        let argv = [
-            "cfssl",
-            "serve",
-            "-address",
-            "127.0.0.1",
-            "-port",
-            &port.to_string(),
-            "-ca",
-            &at("ca.pem"),
-            "-ca-key",
-            &at("ca-key.pem"),
-            "-config",
-            &at("config.json"),
-            "-tls-cert",
-            &at("tls.pem"),
-            "-tls-key",
-            &at("tls.key"),
-        ];
+        let mut argv = argv(directory.path(), port);
+        argv.extend(["-tls-cert".to_owned(), at("tls.pem"), "-tls-key".to_owned(), at("tls.key")]);
+        let argv: Vec<_> = argv.iter().map(String::as_str).collect();
         let daemon = Daemon::start(None, &argv, &directory.path().join("log"));
         eventually("cfssl", || TcpStream::connect(("127.0.0.1", port)).map_err(|e| e.to_string()));
         Self { _daemon: daemon, directory, listener, port }
@@ -170,4 +198,20 @@ fn what_cfssl_drops_is_refused_before_it_is_asked() {
     let by_uri = cfssl.host("etcd", AUTH_KEY, "uris = [\"spiffe://example.com/node01\"]");
     by_uri.nodecert("run").exits(78).says("drops URIs");
     cfssl.host("etcd", AUTH_KEY, "key = \"ed25519\"").nodecert("run").exits(78).says("Ed25519");
+}
+
+#[test]
+#[ignore = "needs servers: run tests/all"]
+fn of_several_signers_the_labelled_one_signs() {
+    let cfssl = Cfssl::with_labels();
+    let labelled = |label: &str| {
+        let host = cfssl.host("etcd", AUTH_KEY, "");
+        let config = host.read("/etc/nodecert/config.toml");
+        host.configure(&config.replace("profile = ", &format!("label = \"{label}\"\nprofile = ")));
+        host
+    };
+    let host = labelled("blue");
+    host.nodecert("run").exits(0);
+    assert_eq!(blocks(&host.read("/etc/web/pki/ca.crt")), blocks(&cfssl.ca_pem()));
+    labelled("green").nodecert("run").exits(77).says("`label`");
 }

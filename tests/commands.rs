@@ -10,6 +10,7 @@
 
 mod fake;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -196,6 +197,50 @@ fn metrics_are_written_whole_for_the_textfile_collector() {
 }
 
 #[test]
+fn metrics_tell_how_the_last_run_ended_also_when_it_failed() {
+    let host = Host::new();
+    let file = host.path("nodecert.prom");
+    let value = |name: &str| {
+        host.nodecert(&format!("status --textfile {}", file.display()));
+        let text = fs::read_to_string(&file).unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(&format!("{name} "))).map(str::to_owned);
+        value.map(|value| value.parse::<u64>().unwrap())
+    };
+    assert_eq!(value("nodecert_last_run_exit_code"), None, "no run yet");
+    host.nodecert("run");
+    assert_eq!(value("nodecert_last_run_exit_code"), Some(0));
+    let (ended, now) = (value("nodecert_last_run_time_seconds"), value("nodecert_status_time_seconds"));
+    assert!(ended > Some(1_700_000_000) && ended <= now, "{ended:?} {now:?}");
+    let config = host.path("etc/nodecert/config.toml");
+    let good = fs::read_to_string(&config).unwrap();
+    fs::write(&config, "[nonsense]").unwrap();
+    assert_eq!(host.nodecert("run").exit, 78);
+    fs::write(&config, good).unwrap();
+    assert_eq!(value("nodecert_last_run_exit_code"), Some(78));
+    assert_eq!(host.json("status")["last_run"]["exit"], 78);
+}
+
+/// What an alert names and the program does not write would never fire.
+#[test]
+fn every_metric_that_an_alert_names_is_written_by_the_program() {
+    let host = Host::new();
+    host.nodecert("run");
+    let file = host.path("nodecert.prom");
+    host.nodecert(&format!("status --textfile {}", file.display()));
+    let written = fs::read_to_string(&file).unwrap();
+    let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/monitoring/nodecert.rules.yml");
+    let rules = fs::read_to_string(rules).unwrap();
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let named: BTreeSet<_> =
+        rules.split(|c| !is_name(c)).filter(|word| word.starts_with("nodecert_")).collect();
+    assert!(named.len() >= 7, "{named:?}");
+    for name in named {
+        let has = |line: &str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+        assert!(written.lines().any(has), "{name} is not in\n{written}");
+    }
+}
+
+#[test]
 fn facts_say_where_each_was_found() {
     let host = Host::new();
     let facts = host.json("facts");
@@ -251,4 +296,81 @@ fn man_page_and_completions_come_from_the_same_source() {
     let host = Host::new();
     assert!(host.nodecert("man").out.contains(".TH nodecert 1"));
     assert!(host.nodecert("completions bash").out.contains("_nodecert()"));
+}
+
+/// A control plane and a worker on one host, and a key that another host makes.
+const CONTROL_PLANE: &str = r#"
+[node]
+hostname = "cp2"
+addresses = ["10.0.0.6"]
+[ca.lab.local]
+[kubernetes]
+ca = "lab"
+api_server = "https://10.0.0.6:6443"
+service_cidr = "10.96.0.0/12"
+etcd_servers = ["https://10.0.0.5:2379", "https://10.0.0.6:2379"]
+[kube-apiserver]
+[kube-controller-manager]
+[kube-scheduler]
+[kubelet]
+[service-account]
+generate = "cp1"
+"#;
+
+#[test]
+fn who_signs_tokens_may_not_start_without_the_key_and_who_does_not_may() {
+    let host = Host::new();
+    host.put("etc/nodecert/config.toml", CONTROL_PLANE);
+    let answer = host.nodecert("run");
+    assert_eq!(answer.exit, 75, "{}", answer.err);
+    assert!(answer.out.contains("sa.key is not there, and cp1 makes it"), "{}", answer.out);
+    let usable = |component: &str| host.nodecert(&format!("status --usable {component}")).exit;
+    let all = ["kube-apiserver", "kube-controller-manager", "service-account", "kube-scheduler", "kubelet"];
+    assert_eq!(all.map(usable), [1, 1, 1, 0, 0]);
+    assert_eq!(host.nodecert("run --only kubelet").exit, 0, "what it does not need is not its trouble");
+    let key = nodecert::key::Key::generate(nodecert::identity::KeyKind::P256).unwrap();
+    host.put("etc/kubernetes/pki/sa.key", key.pem());
+    assert_eq!(host.nodecert("run").exit, 0);
+    assert_eq!(all.map(usable), [0; 5]);
+    fs::remove_file(host.path("etc/kubernetes/pki/sa.pub")).unwrap();
+    assert_eq!(all.map(usable), [1, 1, 1, 0, 0], "nor without its public half");
+}
+
+#[test]
+fn what_was_made_once_is_never_made_again() {
+    let host = Host::new();
+    let named = CONTROL_PLANE.replace("[kube-apiserver]", "[kube-apiserver]\n[kube-apiserver.tokens.a]\ngenerate = \"cp2\"\nkubeconfig = \"/etc/kubernetes/a.conf\"\n[kube-apiserver.encryption]\ngenerate = \"cp2\"");
+    host.put(
+        "etc/nodecert/config.toml",
+        &named.replace("generate = \"cp1\"", "generate = true\nkind = \"p256\""),
+    );
+    assert_eq!(host.nodecert("run").exit, 75, "the first of etcd_servers makes the key");
+    host.put("etc/nodecert/config.toml", &named.replace("\"cp1\"", "\"cp2\"\nkind = \"p256\""));
+    let files = ["pki/sa.key", "tokens.csv", "a.conf", "encryption.yaml"]
+        .map(|file| format!("etc/kubernetes/{file}"));
+    let said = host.nodecert("run");
+    assert_eq!(said.exit, 0, "{}", said.err);
+    let read = || files.clone().map(|file| fs::read_to_string(host.path(&file)).unwrap());
+    let first = read();
+    for file in &files {
+        assert_eq!(fs::metadata(host.path(file)).unwrap().permissions().mode() & 0o777, 0o600, "{file}");
+    }
+    let token = first[1].split(',').next().unwrap();
+    assert!(token.len() == 32 && first[2].contains(token), "{first:?}");
+    assert!(![&said.out, &said.err].iter().any(|text| text.contains(token)), "a token is shown nowhere");
+
+    host.nodecert("run --force");
+    files.iter().for_each(|file| fs::remove_file(host.path(file)).unwrap());
+    assert_eq!(host.nodecert("run").exit, 0);
+    assert_eq!(read(), first, "what was lost at its place comes back as it was");
+
+    // The state is gone, and what was made with it is not.
+    fs::remove_dir_all(host.path("var/lib/nodecert/keepsakes")).unwrap();
+    fs::remove_file(host.path("etc/kubernetes/pki/sa.key")).unwrap();
+    let lost = host.nodecert("run");
+    assert_eq!(lost.exit, 78, "{}", lost.err);
+    for trace in ["sa.pub is, which was made with it", "encryption.yaml is, which was made with it"] {
+        assert!(lost.out.contains(trace), "{}", lost.out);
+    }
+    assert_eq!(fs::read_to_string(host.path("etc/kubernetes/encryption.yaml")).unwrap(), first[3]);
 }

@@ -60,8 +60,12 @@ fn every_example_makes_the_host_it_describes() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/examples");
     let entries =
         std::fs::read_dir(&folder).expect("examples").map(|entry| entry.expect("entry").file_name());
-    let mut there: Vec<_> = entries.map(|name| name.into_string().expect("a name")).collect();
+    // tests/boot.rs boots a host with each of those for cloud-init. An embedded CA has no certnames:
+    // tests/puppet.rs makes that one with a real puppetserver.
+    let names = entries.map(|name| name.into_string().expect("a name"));
+    let mut there: Vec<_> = names.filter(|name| name != "cloud-init").collect();
     let mut known: Vec<_> = EXAMPLES.map(|(file, ..)| file.to_owned()).into();
+    known.push("puppet-etcd.toml".to_owned());
     there.sort();
     known.sort();
     assert_eq!(there, known, "an example that no test makes");

@@ -1,5 +1,6 @@
-//! A CA that does what a real one will not: whatever it answers, the certificate in force stays in
-//! force, nothing unverified reaches the disk, and the exit code says whose turn it is.
+//! A CA that does what a real one will not. Every row of `hostile/cases.rs` goes through every protocol:
+//! whatever is answered, the certificate in force stays in force, nothing unverified reaches the disk, no secret
+//! goes astray, memory and time have bounds, and exit code and message say what was wrong.
 
 #![allow(
     clippy::disallowed_methods,
@@ -9,229 +10,257 @@
     reason = "a test starts processes, reads files and fails aloud"
 )]
 
+#[path = "hostile/cases.rs"]
+mod cases;
 mod fake;
+#[path = "hostile/host.rs"]
+mod host;
+#[path = "hostile/servers.rs"]
+mod servers;
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
 use std::time::Duration;
 
-use fake::{Fake, Fault, MOUNT, ROLE, ROLE_ID, SECRET_ID};
+use cases::{Case, SAID, SIGNED};
+use fake::{Fake, Fault, SECRET_ID};
+use host::{DONE, Host, Protocol, REFUSED, TEMPORARY, expect};
 use rstest::rstest;
-use tempfile::TempDir;
+use servers::SERVERS;
 
-const DONE: i32 = 0;
-const TEMPORARY: i32 = 75;
-const REFUSED: i32 = 77;
-
-/// A host below a directory of its own, and its configuration.
-struct Host {
-    root: TempDir,
-}
-
-impl Host {
-    fn new(fake: &Fake) -> Self {
-        let host = Self { root: TempDir::new().unwrap() };
-        host.put("etc/nodecert/vault-ca.pem", &fake.tls_pem());
-        host.put("etc/nodecert/etcd-ca.pem", &fake.anchors_pem());
-        host.put("var/lib/nodecert/secrets/etcd", SECRET_ID);
-        host.put(
-            "config.toml",
-            &format!(
-                r#"
-[node]
-hostname = "node01"
-addresses = ["10.0.0.11"]
-
-[ca.etcd]
-tls.file = "/etc/nodecert/vault-ca.pem"
-anchors.file = "/etc/nodecert/etcd-ca.pem"
-[ca.etcd.vault]
-urls = ["{url}"]
-mount = "{MOUNT}"
-role = "{ROLE}"
-auth = [{{ approle = {{ role_id = "{ROLE_ID}", secret_id = {{ file = "/var/lib/nodecert/secrets/etcd" }} }} }}]
-
-[certificate.web]
-ca = "etcd"
-common_name = "node01"
-organization = ["web"]
-dns = ["node01"]
-ips = ["10.0.0.11"]
-usages = ["server", "client"]
-directory = "/etc/web/pki"
-"#,
-                url = fake.url
-            ),
-        );
-        host
-    }
-
-    fn path(&self, below: &str) -> PathBuf {
-        self.root.path().join(below)
-    }
-
-    fn put(&self, below: &str, text: &str) {
-        use std::os::unix::fs::OpenOptionsExt;
-        let path = self.path(below);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        let mut file =
-            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path).unwrap();
-        std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
-    }
-
-    fn run(&self) -> Output {
-        assert_cmd::Command::new(env!("CARGO_BIN_EXE_nodecert"))
-            .arg("--root")
-            .arg(self.root.path())
-            .arg("--config")
-            .arg(self.path("config.toml"))
-            .args(["run", "--force", "--deadline", "3s"])
-            .timeout(Duration::from_secs(60))
-            .output()
-            .unwrap()
-    }
-
-    /// Certificate, key and trust file as consumers read them.
-    fn held(&self) -> Option<[Vec<u8>; 3]> {
-        let read = |file: &str| fs::read(self.path("etc/web/pki").join(file)).ok();
-        Some([read("web.crt")?, read("web.key")?, read("ca.crt")?])
-    }
-}
-
-fn said(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
-
-fn expect(output: &Output, code: i32, word: &str) {
-    let said = said(output);
-    assert_eq!(output.status.code(), Some(code), "{said}");
-    assert!(said.contains(word), "{word:?} is not in:\n{said}");
-    for secret in [SECRET_ID, "token-", "PRIVATE KEY"] {
-        assert!(!said.contains(secret), "{secret:?} is in:\n{said}");
-    }
-}
-
-/// Every file below a directory that holds a certificate or key.
-fn pem_files(directory: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        match entry.file_type().unwrap() {
-            kind if kind.is_dir() => pem_files(&entry.path(), found),
-            _ if fs::read_to_string(entry.path()).is_ok_and(|text| text.contains("-----BEGIN")) => {
-                found.push(entry.path());
-            }
-            _ => {}
-        }
-    }
-}
-
-fn status(code: u16, retry_after: Option<&str>) -> Fault {
-    Fault::Status(code, retry_after.map(str::to_owned), "the server's own words")
-}
+/// Rows go side by side, for most of their time is waiting.
+const LANES: usize = 5;
 
 #[rstest]
-#[case::wrong_key(Fault::WrongKey, REFUSED, "public key")]
-#[case::missing_san(Fault::MissingSan, REFUSED, "use_csr_sans")]
-#[case::other_common_name(Fault::OtherCommonName, REFUSED, "common name")]
-#[case::dropped_o(Fault::DroppedO, REFUSED, "`organization`")]
-#[case::extra_o(Fault::ExtraO, REFUSED, "system:masters")]
-#[case::other_ca(Fault::OtherCa, REFUSED, "trusted CA certificate")]
-#[case::expired(Fault::Expired, REFUSED, "expired")]
-#[case::not_yet_valid(Fault::NotYetValid, TEMPORARY, "valid only from")]
-#[case::due_at_once(Fault::Short, REFUSED, "max_ttl")]
-#[case::no_eku(Fault::NoEku, REFUSED, "extended key usage")]
-#[case::ca_true_leaf(Fault::CaTrueLeaf, REFUSED, "CA:TRUE")]
-#[case::truncated_pem(Fault::TruncatedPem, REFUSED, "damaged")]
-#[case::not_pem(Fault::NotPem, REFUSED, "no PEM")]
-#[case::html(Fault::Html200, REFUSED, "Please log in")]
-#[case::empty(Fault::Empty204, REFUSED, "no issuer")]
-#[case::huge_body(Fault::HugeBody, REFUSED, "1048576")]
-#[case::endless_body(Fault::EndlessBody, REFUSED, "1048576")]
-#[case::redirect(Fault::Redirect("https://127.0.0.3:1/".into()), REFUSED, "https://127.0.0.3:1")]
-#[case::hang(Fault::Hang, TEMPORARY, "no answer")]
-#[case::half_closed(Fault::HalfClosed, TEMPORARY, "connection broken")]
-#[case::dropped(Fault::Dropped, TEMPORARY, "connection broken")]
-#[case::unavailable(status(503, None), TEMPORARY, "503 the server's own words")]
-#[case::unavailable_for_an_hour(status(503, Some("3600")), TEMPORARY, "503 the server's own words")]
-#[case::throttled(status(429, None), TEMPORARY, "429 the server's own words")]
-#[case::internal_error(status(500, None), TEMPORARY, "500 the server's own words")]
-#[case::bad_request(status(400, None), REFUSED, "400 the server's own words")]
-#[case::unauthorized(status(401, None), REFUSED, "401 the server's own words")]
-#[case::forbidden(status(403, None), REFUSED, "policy")]
-#[case::not_found(status(404, None), REFUSED, "`mount`")]
-fn the_old_certificate_stays_in_force(#[case] fault: Fault, #[case] code: i32, #[case] word: &str) {
-    let fake = Fake::start();
-    let host = Host::new(&fake);
-    expect(&host.run(), DONE, "");
-    let before = host.held().expect("the first run obtains a certificate");
-
-    fake.misbehave("/sign/", fault.clone(), usize::MAX);
-    expect(&host.run(), code, word);
-    assert_eq!(host.held().as_ref(), Some(&before));
-
-    // Nothing is left behind that would stand in the way of the next run.
-    fake.behave();
-    expect(&host.run(), DONE, "");
-    let after = host.held().expect("the third run renews");
-    assert!(after[0] != before[0] && after[2] == before[2]);
-
-    // A host that holds nothing gets nothing.
-    fake.misbehave("/sign/", fault, usize::MAX);
-    let bare = Host::new(&fake);
-    expect(&bare.run(), code, word);
-    assert!(bare.held().is_none());
-    let mut found = Vec::new();
-    pem_files(&bare.path("etc/web"), &mut found);
-    found.retain(|path| !path.ends_with("ca.crt"));
-    assert_eq!(found, Vec::<PathBuf>::new());
-}
-
-/// The same on the way to the signature.
-#[rstest]
-#[case::hang("/login", Fault::Hang, TEMPORARY, "no answer")]
-#[case::html("/login", Fault::Html200, REFUSED, "Please log in")]
-#[case::wrong_secret("/login", Fault::Status(400, None, "invalid role or secret ID"), REFUSED, "secret ID")]
-#[case::sealed("", Fault::Status(503, None, "Vault is sealed"), TEMPORARY, "Vault is sealed")]
-#[case::redirect("/login", Fault::Redirect("/ui/".into()), REFUSED, "redirect")]
-fn a_login_that_fails_leaves_everything_as_it_was(
-    #[case] path: &str,
-    #[case] fault: Fault,
-    #[case] code: i32,
-    #[case] word: &str,
+fn what_is_signed_wrong_is_not_installed(
+    #[values(Protocol::Vault, Protocol::Puppet, Protocol::Cfssl)] protocol: Protocol,
 ) {
+    side_by_side(protocol, SIGNED, protocol.signs());
+}
+
+#[rstest]
+fn what_is_said_wrong_is_not_believed(
+    #[values(Protocol::Vault, Protocol::Puppet, Protocol::Cfssl)] protocol: Protocol,
+) {
+    side_by_side(protocol, SAID, protocol.says());
+}
+
+/// The calls on the way to a signature.
+#[rstest]
+#[case::vault_login(Protocol::Vault, "/login")]
+#[case::puppet_certificates(Protocol::Puppet, "GET /puppet-ca/v1/certificate/ca")]
+#[case::puppet_request(Protocol::Puppet, "PUT /")]
+#[case::puppet_lists(Protocol::Puppet, "GET /puppet-ca/v1/certificate_revocation_list")]
+#[case::cfssl_info(Protocol::Cfssl, "/info")]
+fn what_is_said_wrong_on_the_way_is_not_believed(#[case] protocol: Protocol, #[case] call: &str) {
+    let worst = [
+        "null",
+        "10 MB",
+        "chunks without end",
+        "a letter a second",
+        "307 to another host",
+        "words with escapes",
+    ];
     let fake = Fake::start();
-    let host = Host::new(&fake);
-    expect(&host.run(), DONE, "");
-    let before = host.held();
-    fake.misbehave(path, fault, usize::MAX);
-    expect(&host.run(), code, word);
-    assert_eq!(host.held(), before);
+    let host = Host::new(protocol, &fake);
+    expect("honest", &host.run(60), DONE, "");
+    for case in SAID.iter().filter(|case| worst.contains(&case.bend.name)) {
+        fake.misbehave(call, Fault::Bent(case.bend), usize::MAX);
+        fake.free("node01");
+        let code = match protocol {
+            // Any 200 will do where the body is not read.
+            Protocol::Puppet if call == "PUT /" && case.bend.name == "null" => DONE,
+            _ => case.codes[protocol as usize],
+        };
+        let before = host.held();
+        let run = host.run(if code == TEMPORARY { 2 } else { 60 });
+        let row = format!("{protocol:?} {call} {}", case.bend.name);
+        expect(&row, &run, code, "");
+        assert!(code == DONE || host.held() == before, "{row}");
+        fake.behave();
+    }
+    assert_eq!(cases::visits(), 0, "a secret went to another host");
+}
+
+/// Each row against a host that holds a certificate and one that holds none.
+fn side_by_side(protocol: Protocol, cases: &[Case], calls: &[&str]) {
+    let failed = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for lane in 0..LANES {
+            let failed = &failed;
+            scope.spawn(move || {
+                let fake = Fake::start();
+                let host = Host::new(protocol, &fake);
+                expect("honest", &host.run(60), DONE, "");
+                for case in cases.iter().skip(lane).step_by(LANES) {
+                    calls.iter().for_each(|call| fake.misbehave(call, Fault::Bent(case.bend), usize::MAX));
+                    let row = AssertUnwindSafe(|| {
+                        stands(protocol, case, &fake, &host);
+                        gets_nothing(protocol, case, &fake);
+                    });
+                    if catch_unwind(row).is_err() {
+                        failed.lock().unwrap().push(case.bend.name);
+                    }
+                    fake.behave();
+                }
+                // Nothing of all that stands in the way of the next run.
+                fake.free("node01");
+                let before = host.held();
+                expect("honest again", &host.run(60), DONE, "");
+                assert_ne!(host.held(), before);
+                assert!(fake.tokens() <= cases.len(), "tokens are given back where the CA lets us");
+            });
+        }
+    });
+    assert_eq!(failed.into_inner().unwrap(), [""; 0], "rows that failed, each shown above");
+    assert_eq!(cases::visits(), 0, "a secret went to another host");
+}
+
+fn stands(protocol: Protocol, case: &Case, fake: &Fake, host: &Host) {
+    fake.free("node01");
+    let before = host.held().expect("a certificate in force");
+    outcome(protocol, case, host);
+    if case.codes[protocol as usize] == DONE {
+        host.holds_what_is_wanted(case.bend.name);
+    } else {
+        assert_eq!(host.held(), Some(before), "{protocol:?}: {}", case.bend.name);
+    }
+}
+
+fn gets_nothing(protocol: Protocol, case: &Case, fake: &Fake) {
+    fake.free("node01");
+    let host = Host::new(protocol, fake);
+    outcome(protocol, case, &host);
+    if case.codes[protocol as usize] == DONE {
+        return host.holds_what_is_wanted(case.bend.name);
+    }
+    let held = host.certificates_and_keys();
+    assert!(held.is_empty(), "{protocol:?}: {}: {held:?}", case.bend.name);
+}
+
+fn outcome(protocol: Protocol, case: &Case, host: &Host) {
+    let code = case.codes[protocol as usize];
+    let deadline = if code == TEMPORARY { 2 } else { 60 };
+    let run = host.run(deadline);
+    let row = format!("{protocol:?}: {}", case.bend.name);
+    let most = Duration::from_secs(deadline + 8);
+    assert!(code == DONE || run.took < most, "{row}: it took {:?}", run.took);
+    let says = if protocol == Protocol::Puppet { case.puppet } else { case.says };
+    expect(&row, &run, code, if code == DONE { "" } else { says });
+}
+
+#[rstest]
+fn a_server_that_is_not_the_cas_learns_nothing(
+    #[values(Protocol::Vault, Protocol::Puppet, Protocol::Cfssl)] protocol: Protocol,
+) {
+    for server in SERVERS {
+        let fake = Fake::start_as(server.shape);
+        let host = Host::new(protocol, &fake);
+        let run = host.run(if server.code == TEMPORARY { 2 } else { 60 });
+        expect(&format!("{protocol:?}: {}", server.name), &run, server.code, server.says);
+        let asked = fake.asked();
+        // A Puppet CA's own certificates are read before it is known, and mean nothing until they are.
+        let secret = asked.iter().filter(|call| !call.ends_with("/certificate/ca")).count();
+        assert_eq!(secret, 0, "{protocol:?}: {}: {asked:?}", server.name);
+    }
+}
+
+#[rstest]
+#[case::tls_1_0(&["-tls1", "-cipher", "ALL:@SECLEVEL=0"], "TLS 1.2")]
+#[case::tls_1_1(&["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"], "TLS 1.2")]
+#[case::cbc(&["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-SHA:@SECLEVEL=0"], "TLS 1.2")]
+#[case::no_encryption(&["-tls1_2", "-cipher", "ECDHE-ECDSA-NULL-SHA:@SECLEVEL=0"], "TLS 1.2")]
+#[case::anonymous(&["-tls1_2", "-cipher", "AECDH-AES256-SHA:@SECLEVEL=0"], "TLS 1.2")]
+fn a_weaker_tls_is_not_spoken(#[case] options: &[&str], #[case] says: &str) {
+    for protocol in [Protocol::Vault, Protocol::Puppet, Protocol::Cfssl] {
+        let fake = Fake::start();
+        let server = servers::openssl(&fake, options);
+        let host = Host::at(protocol, &fake, &server.url);
+        expect(&format!("{protocol:?}: {options:?}"), &host.run(60), REFUSED, says);
+    }
+}
+
+#[rstest]
+#[case::http(b"HTTP/1.1 400 Bad Request\r\n\r\nThis is plain HTTP\x1b[2J\r\n")]
+#[case::ssh(b"SSH-2.0-OpenSSH_9.2p1\r\n")]
+#[case::noise(&[0x16, 3, 3, 0xff, 0xff, 2, 0xff, 0xff, 0xff])]
+#[case::alert(&[0x15, 3, 3, 0, 2, 2, 80])]
+#[case::silence(&[])]
+fn what_speaks_no_tls_is_asked_again_later(#[case] bytes: &'static [u8]) {
+    for protocol in [Protocol::Vault, Protocol::Puppet, Protocol::Cfssl] {
+        let fake = Fake::start();
+        let host = Host::at(protocol, &fake, &servers::says(bytes));
+        expect(&format!("{protocol:?}: {bytes:?}"), &host.run(2), TEMPORARY, "");
+    }
 }
 
 #[test]
 fn a_ca_that_comes_back_within_the_deadline_is_a_success() {
     let fake = Fake::start();
-    fake.misbehave("/sign/", status(503, Some("1")), 1);
+    fake.misbehave("/sign/", Fault::Status(503, Some("1".to_owned()), "sealed"), 1);
     fake.misbehave("/login", Fault::HalfClosed, 1);
-    let host = Host::new(&fake);
-    expect(&host.run(), DONE, "");
+    let host = Host::new(Protocol::Vault, &fake);
+    expect("back", &host.run(60), DONE, "");
     assert!(host.held().is_some());
     assert_eq!(fake.tokens(), 0, "the token is given back");
 }
 
 #[test]
-fn a_server_of_another_ca_is_refused_and_learns_nothing() {
-    let (fake, stranger) = (Fake::start(), Fake::start());
-    let host = Host::new(&fake);
-    host.put("etc/nodecert/vault-ca.pem", &stranger.tls_pem());
-    expect(&host.run(), REFUSED, "sha256:");
-    assert_eq!(fake.asked(), [""; 0]);
+fn a_ca_that_is_not_there_is_temporary() {
+    let fake = Fake::start();
+    let host = Host::new(Protocol::Vault, &fake);
+    drop(fake);
+    expect("away", &host.run(2), TEMPORARY, "cannot connect");
+}
+
+/// What Vault says at login is sent on as a header; a wrong one is Vault's fault.
+#[rstest]
+#[case::sealed(Fault::Status(503, None, "Vault is sealed"), TEMPORARY, "Vault is sealed")]
+#[case::wrong_secret(Fault::Status(400, None, "invalid role or secret ID"), REFUSED, "secret ID")]
+#[case::token_of_many_lines(token(r#"a\r\nX-Vault-Token: root"#), REFUSED, "token")]
+#[case::empty_token(token(""), REFUSED, "token")]
+#[case::long_token(token("LONG"), REFUSED, "token")]
+fn a_login_that_fails_leaves_everything_as_it_was(
+    #[case] fault: Fault,
+    #[case] code: i32,
+    #[case] word: &str,
+) {
+    let fake = Fake::start();
+    let host = Host::new(Protocol::Vault, &fake);
+    expect("honest", &host.run(60), DONE, "");
+    let before = host.held();
+    fake.misbehave("/login", fault, usize::MAX);
+    expect(word, &host.run(2), code, word);
+    assert_eq!(host.held(), before);
+    assert!(!fake.seen().iter().any(|seen| seen.token.as_deref() == Some("root")), "no header slips in");
+}
+
+fn token(text: &'static str) -> Fault {
+    use fake::bend::{Bend, Deed};
+    let deed = match text {
+        "" => Deed::Body(|_| br#"{"auth":{"client_token":""}}"#.to_vec()),
+        "LONG" => {
+            Deed::Body(|_| format!(r#"{{"auth":{{"client_token":"{}"}}}}"#, "a".repeat(900_000)).into_bytes())
+        }
+        _ => Deed::Body(|_| br#"{"auth":{"client_token":"a\r\nX-Vault-Token: root"}}"#.to_vec()),
+    };
+    Fault::Bent(Bend { name: text, deed })
 }
 
 #[test]
-fn a_ca_that_is_not_there_is_temporary() {
+fn a_secret_is_in_no_message_even_if_the_ca_repeats_it() {
     let fake = Fake::start();
-    let host = Host::new(&fake);
-    drop(fake);
-    expect(&host.run(), TEMPORARY, "cannot connect");
+    let host = Host::new(Protocol::Vault, &fake);
+    fake.misbehave("/login", Fault::Status(200, None, SECRET_ID), usize::MAX);
+    expect("repeated", &host.run(60), REFUSED, "JSON");
+}
+
+#[test]
+fn the_corpus_is_as_large_as_it_says() {
+    let rows = SIGNED.len() + SAID.len() + SERVERS.len();
+    let mut names: Vec<_> = SIGNED.iter().chain(SAID).map(|case| case.bend.name).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len() + SERVERS.len(), rows, "each row has a name of its own");
+    assert!(rows >= 140, "{rows} rows");
 }

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 /// What gives I/O away in a source, and the rooms that may do it.
 const DEEDS: [(&str, &[&str], &[&str]); 6] = [
     ("files", &["std::fs", "nix::fcntl", "nix::dir", "OpenOptions"], &["root", "disk", "facts"]),
-    ("network", &["reqwest", "TcpStream", "UdpSocket", "rustls::Client"], &["ca"]),
+    ("network", &["reqwest", "TcpStream", "UdpSocket", "rustls::Client"], &["https", "ca", "quorum"]),
     ("processes", &["process::Command", "Command::new"], &["hooks"]),
     ("signals", &["signal_hook", "tokio::signal"], &["stop"]),
     ("the clock", &["SystemTime::now"], &["clock"]),

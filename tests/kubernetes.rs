@@ -46,12 +46,26 @@ cluster = { cp1 = "10.99.0.5" }
 [kube-apiserver]
 [kube-controller-manager]
 [kube-scheduler]
-[kubelet]
+[kube-apiserver.tokens.monitor]
+groups = ["system:monitoring"]
+generate = true
+[kube-apiserver.encryption]
+generate = true
 [kube-proxy]
+# The table of connections is the machine's, not the guest's.
+settings = { conntrack = { maxPerCore = 0, min = 0, tcpEstablishedTimeout = "0s", tcpCloseWaitTimeout = "0s" } }
 [admin]
 super_admin = true
+embed = true
 [service-account]
 generate = true
+
+[kubelet]
+version = "1.20"
+cluster_dns = ["10.96.0.10"]
+args = { node-ip = "10.99.0.5" }
+# The guest has no systemd to ask for cgroups, and the machine's swap is not ours.
+settings = { cgroupsPerQOS = false, enforceNodeAllocatable = [], failSwapOn = false }
 
 [certificate.no-node]
 ca = "k8s"
@@ -93,18 +107,100 @@ fn a_real_control_plane_knows_each_identity_and_no_other() {
 
     administrators(&plane);
     components(&plane);
+    let mut kubelet = plane.start_node();
+    registered(&plane, &mut kubelet);
     nodes(&plane);
     wrong_ones(&plane);
     proxied(&plane);
+    tokens(&plane);
+    encrypted(&plane, &etcd);
+    proxying(&host);
     let daemons = leases(&plane);
 
-    let logs = [member.log(), apiserver.log()].into_iter().chain(daemons.iter().map(Daemon::log));
-    for line in logs.flat_map(|log| log.lines().map(str::to_owned).collect::<Vec<_>>()) {
-        for bad in
-            ["rejected connection", "lenient decoding", "unknown flag", "remote error: tls: bad certificate"]
-        {
+    let of_node = [kubelet.log(), host.read("/containerd.log"), host.read("/kube-proxy.log")];
+    let logs = [member.log(), apiserver.log()].into_iter().chain(of_node);
+    let logs: Vec<_> = logs.chain(daemons.iter().map(Daemon::log)).collect();
+    for line in logs.iter().flat_map(|log| log.lines()) {
+        for bad in BAD {
             assert!(!line.contains(bad), "{line}");
         }
+    }
+    secrets_stay_secret(&host, &logs);
+}
+
+/// What no log may say: of files that were not understood, and of certificates that were not accepted. The last
+/// is our own, where a wrong client is turned away.
+const BAD: [&str; 4] =
+    ["rejected connection", "lenient decoding", "unknown flag", "remote error: tls: bad certificate"];
+
+/// The kubelet makes its own node; kube-apiserver reaches it as the client that it is given for that, once that is
+/// bound, and no one else does.
+fn registered(plane: &Kubernetes<'_>, kubelet: &mut Daemon) {
+    eventually("a node that the kubelet has registered", || {
+        kubelet.must_live();
+        let query = "get node cp1 -o jsonpath={.status.addresses[?(@.type=='InternalIP')].address}";
+        let said = plane.kubectl(SUPER_ADMIN, query);
+        if said.stdout == "10.99.0.5" { Ok(()) } else { Err(said.stdout + &said.stderr + &kubelet.log()) }
+    });
+    let reached = || plane.kubectl(SUPER_ADMIN, "get --raw /api/v1/nodes/cp1/proxy/healthz");
+    let said = reached();
+    assert!(said.stderr.contains("Forbidden"), "{said:?}");
+    let bind = "create clusterrolebinding kubelets --clusterrole=system:kubelet-api-admin --user=kube-apiserver-kubelet-client";
+    let bound = plane.kubectl(SUPER_ADMIN, bind);
+    assert!(bound.status.success(), "{bound:?}");
+    eventually("kube-apiserver at the kubelet", || {
+        let said = reached();
+        if said.stdout.trim() == "ok" { Ok(()) } else { Err(said.stdout + &said.stderr) }
+    });
+    let kubelet = "https://10.99.0.5:10250/healthz";
+    let trust = "/etc/kubernetes/pki/kubelet-ca.crt";
+    for (pair, status) in
+        [("apiserver-kubelet-client", "200"), ("scheduler", "403"), ("front-proxy-client", "401")]
+    {
+        assert_eq!(plane.get_from(kubelet, trust, &format!("{PKI}/{pair}"), &[]), status, "{pair}");
+    }
+}
+
+/// It may list what it is to proxy, and no error says otherwise.
+fn proxying(host: &Host) {
+    eventually("a kube-proxy that knows the services", || {
+        let said = host.read("/kube-proxy.log");
+        let knows = said.contains("Caches are synced for service config");
+        if knows && !said.contains("forbidden") { Ok(()) } else { Err(said) }
+    });
+}
+
+/// A line of tokens.csv is a user in its groups, any other token no one.
+fn tokens(plane: &Kubernetes<'_>) {
+    let bound = plane.kubectl(
+        SUPER_ADMIN,
+        "create clusterrolebinding monitors --clusterrole=system:aggregate-to-view --group=system:monitoring",
+    );
+    assert!(bound.status.success(), "{bound:?}");
+    let token = plane.host.read("/etc/kubernetes/tokens.csv").split(',').next().expect("a token").to_owned();
+    let pods = format!("{URL}/api/v1/namespaces/default/pods");
+    eventually("a token's user", || match plane.get_with_token(&pods, &token) {
+        status if status == "200" => Ok(()),
+        status => Err(status),
+    });
+    assert_eq!(plane.get_with_token(&pods, "0123456789abcdef0123456789abcdef"), "401");
+}
+
+/// What is a secret to Kubernetes lies in etcd as no text.
+fn encrypted(plane: &Kubernetes<'_>, etcd: &Etcd<'_>) {
+    let made = plane.kubectl(SUPER_ADMIN, "create secret generic hidden --from-literal=word=in-plain-sight");
+    assert!(made.status.success(), "{made:?}");
+    let mut command = etcd.etcdctl("--endpoints https://10.99.0.5:2379 --cacert /etc/etcd/pki/ca.crt --cert /etc/etcd/pki/server.crt --key /etc/etcd/pki/server.key get --print-value-only /registry/secrets/default/hidden");
+    let lies = String::from_utf8_lossy(&command.output().expect("etcdctl").stdout).into_owned();
+    assert!(lies.starts_with("k8s:enc:secretbox:v1:key1:") && !lies.contains("in-plain-sight"), "{lies}");
+    let read = plane.kubectl(SUPER_ADMIN, "get secret hidden -o jsonpath={.data.word}");
+    assert_eq!(read.stdout, "aW4tcGxhaW4tc2lnaHQ=", "{read:?}");
+}
+
+fn secrets_stay_secret(host: &Host, logs: &[String]) {
+    for file in ["token-monitor", "encryption-key"] {
+        let secret = host.read(&format!("/var/lib/nodecert/keepsakes/{file}"));
+        assert!(logs.iter().all(|log| !log.contains(secret.trim())), "{file}");
     }
 }
 
@@ -143,11 +239,15 @@ fn components(plane: &Kubernetes<'_>) {
 
 /// NodeRestriction: its own node, and no other.
 fn nodes(plane: &Kubernetes<'_>) {
-    for (node, made) in [("cp1", true), ("cp2", false)] {
-        let manifest = format!(r#"{{"apiVersion":"v1","kind":"Node","metadata":{{"name":"{node}"}}}}"#);
-        plane.host.write("/node.json", &manifest);
-        let said = plane.kubectl("/etc/kubernetes/kubelet.conf", "create -f /node.json");
-        assert_eq!(said.status.success(), made, "{node}: {said:?}");
+    let kubelet = "/etc/kubernetes/kubelet.conf";
+    plane.host.write("/node.json", r#"{"apiVersion":"v1","kind":"Node","metadata":{"name":"cp2"}}"#);
+    let said = plane.kubectl(kubelet, "create -f /node.json");
+    assert!(said.stderr.contains("is not allowed to modify node \"cp2\""), "{said:?}");
+    let made = plane.kubectl(SUPER_ADMIN, "create -f /node.json");
+    assert!(made.status.success(), "{made:?}");
+    for (node, allowed) in [("cp1", true), ("cp2", false)] {
+        let said = plane.kubectl(kubelet, &format!("annotate node {node} seen=yes"));
+        assert_eq!(said.status.success(), allowed, "{node}: {said:?}");
     }
 }
 

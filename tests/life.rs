@@ -137,6 +137,20 @@ fn a_consumer_is_told_of_a_change_once_and_of_nothing_else() {
 }
 
 #[test]
+fn a_consumer_is_told_of_an_anchor_that_the_ca_publishes_later() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    site.configure(&hook(&site).replace("run =", "on = [\"ca\"], run ="));
+    fs::write(site.path("allowed"), "").unwrap();
+    assert_eq!((site.run().exit(), site.told()), (Exit::Done, 1));
+    site.later(&fake, 2 * DAY);
+    assert_eq!((site.run().exit(), site.told()), (Exit::Done, 1), "the CA was asked and had nothing new");
+    fake.add_root();
+    site.later(&fake, 4 * DAY - HOUR);
+    assert_eq!((site.run().exit(), site.anchors(), site.told()), (Exit::Done, 2, 2));
+}
+
+#[test]
 fn a_hook_that_fails_stays_owed_until_it_is_done() {
     let fake = Fake::start();
     let site = Site::new(&fake);
@@ -281,29 +295,10 @@ fn a_request_that_a_power_cut_brings_back_does_not_bring_back_its_key() {
     assert_ne!(fs::read(&key).unwrap(), second);
 }
 
-/// A host whose address is what its kernel says, on one interface.
-fn with_address(site: &mut Site, address: &str) {
-    site.world.host.interfaces = Some(vec![nodecert::facts::Interface {
-        name: "lan0".to_owned(),
-        up: true,
-        loopback: false,
-        addresses: address.split(' ').map(|ip| ip.parse().unwrap()).collect(),
-    }]);
-}
-
-/// The addresses of its certificate are those that are detected.
-fn detecting(fake: &Fake) -> Site {
-    let mut site = Site::new(fake);
-    site.reconfigure("addresses = [\"10.0.0.11\"]", "interfaces = [\"lan0\"]");
-    site.reconfigure("ips = [\"10.0.0.11\"]", "ips = [\"{{ addresses }}\"]");
-    with_address(&mut site, "10.0.0.11");
-    site
-}
-
 #[test]
 fn a_changed_address_leads_to_a_new_certificate_once_it_has_held() {
     let fake = Fake::start();
-    let mut site = detecting(&fake);
+    let mut site = Site::detecting(&fake);
     assert_eq!(
         (site.run().exit(), actions(&site.look())),
         (Exit::Done, vec![Action::Keep]),
@@ -311,7 +306,7 @@ fn a_changed_address_leads_to_a_new_certificate_once_it_has_held() {
     );
     let first = site.serial("web");
 
-    with_address(&mut site, "10.0.0.12");
+    site.has_addresses("10.0.0.12");
     site.later(&fake, HOUR);
     fake.forget();
     let planned = site.look().plan();
@@ -333,17 +328,17 @@ fn a_changed_address_leads_to_a_new_certificate_once_it_has_held() {
 #[test]
 fn an_address_that_flaps_leads_to_nothing_and_a_person_can_have_it_at_once() {
     let fake = Fake::start();
-    let mut site = detecting(&fake);
+    let mut site = Site::detecting(&fake);
     site.run();
     let first = site.serial("web");
     fake.forget();
     for hour in 1..=12 {
-        with_address(&mut site, if hour % 2 == 0 { "10.0.0.11" } else { "10.0.0.12" });
+        site.has_addresses(if hour % 2 == 0 { "10.0.0.11" } else { "10.0.0.12" });
         site.later(&fake, hour * HOUR);
         assert_eq!(site.run().exit(), Exit::Done);
     }
     assert_eq!((fake.asked().len(), site.serial("web")), (0, first), "nobody was asked");
-    with_address(&mut site, "10.0.0.12");
+    site.has_addresses("10.0.0.12");
     site.later(&fake, 13 * HOUR);
     assert_eq!(actions(&site.ask(&Ask { force: true, ..Ask::default() })), [Action::Obtain]);
 }
@@ -351,12 +346,12 @@ fn an_address_that_flaps_leads_to_nothing_and_a_person_can_have_it_at_once() {
 #[test]
 fn an_address_that_went_and_names_that_the_ca_added_lead_to_nothing() {
     let fake = Fake::start();
-    let mut site = detecting(&fake);
-    with_address(&mut site, "10.0.0.11 10.0.0.12");
+    let mut site = Site::detecting(&fake);
+    site.has_addresses("10.0.0.11 10.0.0.12");
     site.run();
     fake.forget();
     // As when one of them is deprecated: it is no longer among the facts.
-    with_address(&mut site, "10.0.0.11");
+    site.has_addresses("10.0.0.11");
     for hour in [1, 2, 3] {
         site.later(&fake, hour * HOUR);
         assert!(site.run().is_idle());
@@ -367,13 +362,13 @@ fn an_address_that_went_and_names_that_the_ca_added_lead_to_nothing() {
 #[test]
 fn what_the_configuration_asks_for_waits_for_nothing() {
     let fake = Fake::start();
-    let mut site = detecting(&fake);
+    let mut site = Site::detecting(&fake);
     site.run();
     site.reconfigure("dns = [\"node01\"]", "dns = [\"node01\", \"new\"]");
     assert_eq!(actions(&site.run()), [Action::Obtain]);
     // And with settle as short as can be, neither does the host.
     site.reconfigure("[node]", "[node]\nsettle = \"1s\"");
-    with_address(&mut site, "10.0.0.12");
+    site.has_addresses("10.0.0.12");
     site.later(&fake, 60);
     assert_eq!(actions(&site.run()), [Action::Blocked], "it is seen for the first time");
     site.later(&fake, 61);
@@ -383,14 +378,14 @@ fn what_the_configuration_asks_for_waits_for_nothing() {
 #[test]
 fn a_name_that_is_due_anyway_and_a_boot_go_by_their_own_rules() {
     let fake = Fake::start();
-    let mut site = detecting(&fake);
+    let mut site = Site::detecting(&fake);
     site.run();
-    with_address(&mut site, "10.0.0.12");
+    site.has_addresses("10.0.0.12");
     site.later(&fake, HOUR);
     let boot = site.ask(&Ask { missing: true, ..Ask::default() });
     assert_eq!(actions(&boot), [Action::Blocked], "a boot does not hurry it");
     assert!(site.look().is_usable(), "and starts what is there");
-    with_address(&mut site, "10.0.0.13");
+    site.has_addresses("10.0.0.13");
     site.later(&fake, 5 * DAY);
     assert_eq!(actions(&site.run()), [Action::Obtain], "due after four days");
 }
@@ -411,4 +406,60 @@ fn a_ca_that_gives_less_than_three_runs_of_the_timer_is_said_to_and_served_all_t
     assert_eq!(actions(&site.run()), [Action::Keep], "not at once again");
     site.later(&fake, HOUR / 3);
     assert_eq!(actions(&site.run()), [Action::Obtain]);
+}
+
+#[test]
+fn a_consumer_is_told_of_anchors_that_the_run_itself_learns() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    site.configure(&hook(&site).replace("{ run", "{ on = [\"ca\"], run"));
+    fs::write(site.path("allowed"), "").unwrap();
+    assert_eq!((site.run().exit(), site.told()), (Exit::Done, 1));
+    site.later(&fake, 25 * HOUR);
+    assert_eq!((site.run().exit(), site.told()), (Exit::Done, 1), "read again, and no other");
+    fake.add_root();
+    site.later(&fake, 50 * HOUR);
+    assert_eq!((site.run().exit(), site.anchors(), site.told()), (Exit::Done, 2, 2));
+    assert!(site.run().is_idle());
+}
+
+/// A scheduler whose kubeconfig holds its certificate, and a kubelet that reads its own at its start only.
+const EMBEDDED: &str = r#"
+[ca.k8s.local]
+[kube-scheduler]
+ca = "k8s"
+server = "https://10.0.0.5:6443"
+embed = true
+[kubelet]
+ca = "k8s"
+api_server = "https://10.0.0.5:6443"
+version = "1.30"
+"#;
+
+#[test]
+fn what_is_read_at_the_start_only_is_started_again_with_a_new_certificate() {
+    let fake = Fake::start();
+    let mut site = Site::new(&fake);
+    site.world.tells = false;
+    let config = site.path("config.toml");
+    fs::write(&config, fs::read_to_string(&config).unwrap() + EMBEDDED).unwrap();
+    assert_eq!(site.run().exit(), Exit::Done);
+    let kubeconfig = || fs::read_to_string(site.path("etc/kubernetes/scheduler.conf")).unwrap();
+    let first = kubeconfig();
+    assert!(first.contains("client-key-data: ") && !first.contains("/etc/kubernetes/pki"), "{first}");
+    assert!(site.run().is_idle());
+    site.ask(&Ask { force: true, ..Ask::default() });
+    assert_ne!(kubeconfig(), first);
+
+    // There is no systemd here: what it would be told stays owed.
+    site.world.tells = true;
+    assert!(site.run().is_idle());
+    let second = fs::read_to_string(site.path("etc/kubernetes/scheduler.conf")).unwrap();
+    let report = site.ask(&Ask { force: true, ..Ask::default() });
+    let third = fs::read_to_string(site.path("etc/kubernetes/scheduler.conf")).unwrap();
+    let owed: Vec<_> = report.owed.iter().map(|line| line.deed.as_str()).collect();
+    assert_eq!(
+        (owed, second == third),
+        (vec!["restart kube-scheduler.service", "restart kubelet.service"], false)
+    );
 }

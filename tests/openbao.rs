@@ -12,6 +12,7 @@
 mod bed;
 
 use bed::{Authority, Host, Login, Openbao, Outcome, Pki, blocks, free_port, inspect, must};
+use reqwest::Method;
 use serde_json::{Value, json};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
@@ -381,6 +382,71 @@ fn a_forced_run_renews_with_a_new_key() {
     assert_ne!(host.read(CERT), cert);
     assert_ne!(host.read(KEY), key);
     assert_eq!(host.read(ANCHORS), anchors);
+}
+
+#[test]
+#[ignore = "needs servers: run tests/all"]
+fn after_the_first_login_no_secret_is_left_and_the_certificate_is_enough() {
+    let bao = Openbao::start();
+    let pki = generous(&bao);
+    bao.admin(Method::POST, "sys/auth/cert", &json!({"type": "cert"}));
+    let trusted = json!({"certificate": pki.intermediate_pem, "token_policies": [pki.policy()]});
+    bao.admin(Method::POST, "auth/cert/certs/node", &trusted);
+    let host = Host::new();
+    host.write("/etc/nodecert/vault-ca.pem", &bao.tls_pem());
+    let once = wrapped(&pki).toml().replace("wrapped = true", "wrapped = true, wipe = true");
+    let ladder = format!("{{ cert = {{ certificate = \"web\" }} }}, {once}");
+    host.configure(&format!("{WEB}\n{}", ca(&[&bao.url()], &pki, "member", &ladder)));
+    let tokens = bao.tokens();
+    let wrapping = pki.wrapped_secret_id();
+    host.write_secret(SECRET, &wrapping);
+    host.write("/var/lib/cloud/instance/user-data.txt", &format!("#cloud-config\n# {wrapping}\n"));
+    host.nodecert("run")
+        .exits(0)
+        .says("stands still in /var/lib/cloud/instance/user-data.txt")
+        .keeps_secret(&[&wrapping]);
+    is_verified(&host, &pki);
+    assert!(!host.path(SECRET).exists() && stored_secret_ids(&host, &pki).is_empty());
+    assert_eq!(bao.tokens(), tokens, "that of the trial is given back too");
+
+    host.nodecert("run --force").exits(0);
+    // Its names are not those wanted any more, and Vault knows it by those it has.
+    let moved = host.read("/etc/nodecert/config.toml").replace("10.99.0.11", "10.99.0.12");
+    host.configure(&moved);
+    host.nodecert("run").exits(0);
+    assert_eq!(inspect(&host.path(CERT)).ips, ["10.99.0.12"]);
+}
+
+#[test]
+#[ignore = "needs servers: run tests/all"]
+fn a_certificate_is_revoked_by_a_host_that_may_and_the_next_run_gets_another() {
+    let bao = Openbao::start();
+    let pki = generous(&bao);
+    let host = issued(&bao, &pki, &approle(&pki));
+    let told = host.nodecert("status --format json").json();
+    let serial = named(&told["certificates"], "web")["serial"].as_str().unwrap().to_owned();
+    let by_hand = format!("`bao write {}/revoke serial_number={serial}`", pki.mount);
+    host.nodecert("revoke web").exits(77).says(&by_hand);
+    host.nodecert("status --usable web").exits(0);
+
+    let policy = format!(
+        "path \"{0}/sign/*\" {{\n  capabilities = [\"update\"]\n}}\npath \"{0}/revoke\" {{\n  capabilities = [\"update\"]\n}}\n",
+        pki.mount
+    );
+    bao.admin(Method::PUT, &format!("sys/policies/acl/{}", pki.policy()), &json!({"policy": policy}));
+    host.nodecert("revoke web").exits(0).says(&serial);
+    let seen = bao.admin(Method::GET, &format!("{}/cert/{serial}", pki.mount), &json!(null));
+    assert!(seen["data"]["revocation_time"].as_i64().is_some_and(|time| time > 0), "{seen}");
+    host.nodecert("revoke web").exits(0).says("was revoked before");
+    host.nodecert("status --usable web").exits(1).says("revoked");
+    let key = host.read(KEY);
+    host.nodecert("run --missing").exits(0);
+    is_verified(&host, &pki);
+    assert_ne!(host.read(KEY), key);
+
+    host.nodecert("decommission node01 --revoke").exits(0).says("erased /etc/web/pki/web.key");
+    assert!(!host.path(KEY).exists() && !host.path(SECRET).exists());
+    host.nodecert("run").exits(78).says("was decommissioned");
 }
 
 #[test]

@@ -103,6 +103,19 @@ mod all_is_signed {
 
     #[test]
     #[ignore = "needs servers: run tests/all"]
+    fn hosts_that_enrol_at_the_same_time_are_all_signed() {
+        let server = server();
+        let hosts: Vec<_> =
+            (0..8).map(|nth| host(&server, &format!("crowd{nth}.example.com"), NAMES)).collect();
+        let runs: Vec<_> = hosts.iter().map(|host| host.start_nodecert("run --deadline 100s")).collect();
+        for (run, host) in runs.into_iter().zip(&hosts) {
+            Outcome::wait(run).exits(0);
+            is_verified(host, &server);
+        }
+    }
+
+    #[test]
+    #[ignore = "needs servers: run tests/all"]
     fn other_pins_are_refused_before_anything_is_sent() {
         let server = server();
         let host = Host::new();
@@ -288,6 +301,10 @@ mod all_is_signed {
         );
         let said = puppet(&server, &host, "node01.example.com", "ssl verify");
         assert!(said.contains("Verified client certificate"), "{said}");
+        // A whole run of it: with the certificate it gets a catalog, which here is empty.
+        let run = "agent --test --noop --color=false";
+        let said = puppet(&server, &host, "node01.example.com", run);
+        assert!(said.contains("Applied catalog") && !said.contains("Creating a new"), "{said}");
         host.nodecert("run").exits(0).says("nothing to do");
         server.clean("node01.example.com");
     }
@@ -536,6 +553,26 @@ mod a_policy_signs {
         is_verified(&host, &server);
     }
 
+    /// `packaging/examples/puppet-etcd.toml`, with this server in the place of the site's.
+    #[test]
+    #[ignore = "needs servers: run tests/all"]
+    fn the_example_of_an_etcd_member_is_signed_as_it_stands() {
+        let (server, host) = asked_with(PASSWORD, "unused.example.com");
+        let example = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/examples/puppet-etcd.toml");
+        let example = std::fs::read_to_string(example).unwrap();
+        let example = example.replace(&format!("sha256:{}", "0".repeat(64)), &server.pin());
+        let node = "[node]\nhostname = \"node02\"\ndomain = \"example.com\"\naddresses = [\"10.0.0.12\"]\n";
+        host.configure(&(example.replace("https://puppet.example.com:8140", &server.url) + node));
+        host.nodecert("run").exits(0).keeps_secret(&[PASSWORD]);
+        let leaf = inspect(&host.path("/etc/etcd/pki/server.crt"));
+        assert_eq!(leaf.subject, "CN=etcd.node02.example.com");
+        assert!(leaf.ips.contains(&"10.0.0.12".to_owned()), "{leaf:?}");
+        let yaml = host.read("/etc/etcd/etcd.yaml");
+        assert_eq!(yaml.matches("/etc/etcd/pki/server.crt").count(), 2, "{yaml}");
+        assert_eq!(host.mode("/etc/etcd/pki/server.key"), "600 4301:4301");
+        host.nodecert("run").exits(0).says("nothing to do");
+    }
+
     #[test]
     #[ignore = "needs servers: run tests/all"]
     fn a_wrong_password_leaves_the_request_to_a_person() {
@@ -625,8 +662,36 @@ echo \"$csr\" | grep -A1 '1.3.6.1.4.1.34380.1.2.7:' | grep -q 'row 5$'
     }
 }
 
-/// Puppet Server 8, the one that renews.
-mod names_are_renewed {
+mod names_are_not_signed {
+    use super::*;
+
+    fn server() -> Puppetserver {
+        Puppetserver::with(PuppetConfig { names: false, ..PuppetConfig::default() })
+    }
+
+    #[test]
+    #[ignore = "needs servers: run tests/all"]
+    fn the_certname_alone_is_signed() {
+        let server = server();
+        let host = host(&server, "alone.example.com", "dns = [\"alone.example.com\"]");
+        host.nodecert("run").exits(0);
+        is_verified(&host, &server);
+    }
+
+    #[test]
+    #[ignore = "needs servers: run tests/all"]
+    fn other_names_are_refused_with_the_setting_that_admits_them() {
+        let server = server();
+        let host = host(&server, "sans.example.com", NAMES);
+        host.nodecert("run").exits(77).says("allow-subject-alt-names: true");
+        // The refusal has stored the request all the same, and it is still ours.
+        host.nodecert("run --deadline 5s").exits(75).says("ca sign --certname sans.example.com");
+    }
+}
+
+/// Puppet Server 8, the one that renews. These come last in the order of their names, so that the servers are
+/// exchanged once.
+mod renewal {
     use super::*;
 
     #[test]
@@ -653,12 +718,8 @@ mod names_are_renewed {
         host.nodecert("run").exits(77).says(clean);
         assert_eq!(inspect(&host.path(CERT)).fingerprint, second.fingerprint);
     }
-}
 
-/// Puppet Server 8 that does not renew: what is in force stays, and the message names what is needed.
-mod names_are_not_renewed {
-    use super::*;
-
+    /// What is in force stays, and the message names what is needed.
     fn stays(renewal: Renewal, certname: &str, needed: &str) {
         let config = PuppetConfig { release: PuppetRelease::V8, renewal, ..PuppetConfig::default() };
         let server = Puppetserver::with(config);
@@ -677,7 +738,7 @@ mod names_are_not_renewed {
 
     #[test]
     #[ignore = "needs servers: run tests/all"]
-    fn where_renewal_is_switched_off() {
+    fn is_missed_where_it_is_switched_off() {
         stays(
             Renewal::Off,
             "off.example.com",
@@ -687,34 +748,7 @@ mod names_are_not_renewed {
 
     #[test]
     #[ignore = "needs servers: run tests/all"]
-    fn where_no_client_certificate_reaches_the_server() {
+    fn is_missed_where_no_client_certificate_reaches_the_server() {
         stays(Renewal::Unseen, "unseen.example.com", "client-auth: want");
-    }
-}
-
-mod names_are_not_signed {
-    use super::*;
-
-    fn server() -> Puppetserver {
-        Puppetserver::with(PuppetConfig { names: false, ..PuppetConfig::default() })
-    }
-
-    #[test]
-    #[ignore = "needs servers: run tests/all"]
-    fn the_certname_alone_is_signed() {
-        let server = server();
-        let host = host(&server, "alone.example.com", "dns = [\"alone.example.com\"]");
-        host.nodecert("run").exits(0);
-        is_verified(&host, &server);
-    }
-
-    #[test]
-    #[ignore = "needs servers: run tests/all"]
-    fn other_names_are_refused_with_the_setting_that_admits_them() {
-        let server = server();
-        let host = host(&server, "sans.example.com", NAMES);
-        host.nodecert("run").exits(77).says("allow-subject-alt-names: true");
-        // The refusal has stored the request all the same, and it is still ours.
-        host.nodecert("run --deadline 5s").exits(75).says("ca sign --certname sans.example.com");
     }
 }

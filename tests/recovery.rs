@@ -177,6 +177,19 @@ fn while_a_ca_is_away_for_days_the_timer_goes_on_and_finds_it_when_it_is_back() 
     assert_eq!(site.run().exit(), Exit::Done);
 }
 
+#[test]
+fn a_host_that_was_off_while_its_ca_got_another_root_comes_back_at_boot() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    site.run();
+    fake.add_root();
+    fake.rotate();
+    site.later(&fake, 20 * DAY);
+    let boot = site.ask(&Ask { missing: true, deadline: Duration::from_secs(20), ..Ask::default() });
+    assert_eq!(boot.exit(), Exit::Done, "{}", boot.done());
+    assert!(boot.certificates[0].usable && site.anchors() == 2);
+}
+
 fn away(fake: &Fake) {
     fake.misbehave("/v1/", fake::Fault::Status(503, None, "sealed"), usize::MAX);
 }

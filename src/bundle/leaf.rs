@@ -10,7 +10,13 @@ use super::Rejected;
 use crate::clock::from_seconds;
 use crate::identity::{KeyKind, Usage};
 use crate::key::{Csr, Key, kind_of};
+use crate::setting::is_shown;
 use crate::trust::Pin;
+
+/// Octets; one more where the first stands for the sign.
+const MAX_SERIAL: usize = 21;
+/// Characters of a subject that are read; RFC 5280 allows 64 in a common name or organization.
+const MAX_SHOWN: usize = 400;
 
 /// What a leaf certificate says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,11 +62,18 @@ impl Leaf {
         let san = parsed.subject_alternative_name().map_err(|_| unreadable("its SANs are damaged"))?;
         for name in san.iter().flat_map(|san| &san.value.general_names) {
             match name {
-                GeneralName::DNSName(name) => drop(dns.insert(plain(&name.to_ascii_lowercase()))),
+                GeneralName::DNSName(name) => drop(dns.insert(name.to_ascii_lowercase())),
                 GeneralName::IPAddress(bytes) => ips.extend(ip_of(bytes)),
-                GeneralName::URI(uri) => drop(uris.insert(plain(uri))),
+                GeneralName::URI(uri) => drop(uris.insert((*uri).to_owned())),
                 _ => {}
             }
+        }
+        // Consumers differ in where such a name ends.
+        if dns.iter().chain(&uris).any(|name| !name.chars().all(is_shown)) {
+            return Err(unreadable("a name in it holds a control character"));
+        }
+        if parsed.raw_serial().len() > MAX_SERIAL {
+            return Err(unreadable("its serial number is longer than RFC 5280 allows, section 4.1.2.2"));
         }
         let text = |attributes: &mut dyn Iterator<Item = &x509_parser::x509::AttributeTypeAndValue<'_>>| {
             attributes.map(|a| plain(a.as_str().unwrap_or("(not text)"))).collect::<Vec<_>>()
@@ -105,9 +118,9 @@ impl Leaf {
     }
 }
 
-/// Text of others, fit for a log: what could begin a line or move a cursor becomes what no name holds.
+/// Text of others, fit for a log: cut, and what could begin a line or move a cursor becomes what no name holds.
 pub fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+    text.chars().map(|c| if is_shown(c) { c } else { char::REPLACEMENT_CHARACTER }).take(MAX_SHOWN).collect()
 }
 
 fn ip_of(bytes: &[u8]) -> Option<IpAddr> {

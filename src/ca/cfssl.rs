@@ -14,14 +14,15 @@ use rustls_pki_types::CertificateDer;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::sync::OnceCell;
+use x509_parser::prelude::{FromDer, ParsedExtension, X509Certificate};
 
 use super::settings::{Faults, Server};
 use super::text::{said, server_url};
-use super::tls::Trust;
 use super::wire::{Answer, Body, Call, Wire};
 use super::{CaError, Deadline, Issued, Material, Request};
-use crate::bundle::{Rejected, parse_chain};
+use crate::bundle::{Pair, Rejected, parse_chain};
 use crate::clock::Clock;
+use crate::https::Trust;
 use crate::identity::{Identity, KeyKind};
 use crate::key::MAX_ORGANIZATIONS;
 use crate::setting::{At, Name, Secret, SecretSource};
@@ -151,6 +152,17 @@ impl Cfssl {
         Ok(Issued { chain })
     }
 
+    /// Its API revokes for whoever asks, so that a server that is open to hosts has no database for it; the
+    /// operator has.
+    pub(super) fn revocation(&self, pair: &Pair) -> String {
+        let parsed = pair.chain().first().and_then(|der| X509Certificate::from_der(der).ok());
+        let (serial, issuer) =
+            parsed.map(|(_, leaf)| (leaf.serial.to_string(), key_id(&leaf))).unwrap_or_default();
+        format!(
+            "`cfssl revoke -db-config DB.json -serial {serial} -aki {issuer} -reason unspecified` on the CA's server"
+        )
+    }
+
     async fn info(&self) -> Result<Vec<CertificateDer<'static>>, CaError> {
         let label = self.settings.label.as_deref().unwrap_or_default();
         self.certificates("read its CA certificate", "info", json!({ "label": label })).await
@@ -224,11 +236,21 @@ impl Cfssl {
 }
 
 /// What to do about an answer: words in it (lower case), advice.
-const ADVICE: [(&str, &str); 3] = [
+const ADVICE: [(&str, &str); 4] = [
     ("invalid token", "`key` is not the auth key of that profile in cfssl's configuration"),
+    ("label", "`label` names none of that server's signers"),
     ("profile", "see `profile` of this CA and `role` of the certificate"),
     ("policy", "see `profile` of this CA and `role` of the certificate, and what that profile admits"),
 ];
+
+/// The authority key identifier as cfssl's database has it: hexadecimal, lower case.
+fn key_id(leaf: &X509Certificate<'_>) -> String {
+    let identifier = leaf.iter_extensions().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::AuthorityKeyIdentifier(found) => found.key_identifier.as_ref(),
+        _ => None,
+    });
+    identifier.map(|id| id.0.iter().map(|byte| format!("{byte:02x}")).collect()).unwrap_or_default()
+}
 
 fn hex(text: &str) -> Option<Vec<u8>> {
     if text.is_empty() || !text.len().is_multiple_of(2) || !text.is_ascii() {

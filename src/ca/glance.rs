@@ -11,10 +11,9 @@ use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use serde_json::{Value, json};
 
-use super::text::root_cause;
-use super::wire::{bounded, client};
 use crate::bundle::{Leaf, parse_chain};
 use crate::clock::at;
+use crate::https::{bounded, client, root_cause};
 use crate::trust::Pin;
 
 /// A look is not worth a longer wait.

@@ -12,11 +12,11 @@ use rustls_pki_types::CertificateDer;
 use tokio::sync::OnceCell;
 
 use super::text::said;
-use super::tls::Trust;
 use super::wire::{Answer, Body, Call, Wire};
 use super::{CaError, Deadline, Issued, Material, Renewal, Request};
-use crate::bundle::{Bundle, parse_chain};
+use crate::bundle::{Bundle, Leaf, parse_chain};
 use crate::clock::Clock;
+use crate::https::Trust;
 use crate::key::Dialect;
 use crate::setting::{Name, Secret};
 use crate::trust::{Anchors, Pin, Tls};
@@ -104,6 +104,11 @@ impl Puppet {
             attributes: numbers(&self.settings.attributes).into_iter().zip(secrets.by_ref()).collect(),
             extensions: numbers(&self.settings.extensions).into_iter().zip(secrets).collect(),
         })
+    }
+
+    /// Only an administrator of the CA can revoke, and by name.
+    pub(super) fn revocation(&self, leaf: &Leaf) -> String {
+        format!("`puppetserver ca revoke --certname {}` on the CA's server", leaf.common_names.join(" "))
     }
 
     /// The certificates of the CA, as vouched for.

@@ -1,6 +1,7 @@
 //! `[ca.NAME]`: what is written, what it means, and every fault of it at once.
 
 use std::ops::Range;
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -289,6 +290,14 @@ impl Settings {
         match &self.kind {
             Kind::Vault(vault) => vault.wrapped(),
             Kind::Puppet(_) | Kind::Cfssl(_) | Kind::Local(_) => None,
+        }
+    }
+
+    /// The files of secrets that are erased once a certificate is enough to log in.
+    pub fn wipes(&self) -> Vec<&Path> {
+        match &self.kind {
+            Kind::Vault(vault) => vault.wipes(),
+            Kind::Puppet(_) | Kind::Cfssl(_) | Kind::Local(_) => Vec::new(),
         }
     }
 

@@ -6,8 +6,7 @@ use reqwest::Url;
 use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 use serde_json::Value;
 
-/// What is shown of a server's own words, in characters.
-const MAX_SAID: usize = 300;
+use crate::https::{MAX_SAID, one_line};
 
 /// Checks the URL of a server: HTTPS, a host, perhaps a path, and nothing that could leak.
 pub(super) fn server_url(text: &str) -> Result<String, String> {
@@ -81,30 +80,6 @@ pub fn said(body: &[u8]) -> String {
         )
     });
     one_line(&errors.unwrap_or(text))
-}
-
-/// Text of others, fit for a log: no control characters, one line, not long.
-pub(super) fn one_line(text: &str) -> String {
-    let spaced: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    let words = spaced.split_whitespace().collect::<Vec<_>>().join(" ");
-    match words.char_indices().nth(MAX_SAID) {
-        Some((end, _)) => format!("{}…", &words[..end]),
-        None => words,
-    }
-}
-
-/// The innermost cause: "Connection refused" says more than "error sending request".
-pub(super) fn root_cause(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    let what = match error {
-        e if e.is_timeout() => "time-out: ",
-        e if e.is_connect() => "cannot connect: ",
-        _ => "connection broken: ",
-    };
-    format!("{what}{}", one_line(&cause.to_string()))
 }
 
 #[cfg(test)]

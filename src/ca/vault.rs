@@ -13,12 +13,12 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::sync::OnceCell;
 
-use super::text::{one_line, said};
-use super::tls::Trust;
+use super::text::said;
 use super::wire::{Answer, Body, Call, Wire};
 use super::{CaError, Deadline, Issued, Keep, Material, Request};
-use crate::bundle::{Bundle, parse_chain};
+use crate::bundle::{Bundle, Leaf, parse_chain};
 use crate::clock::Clock;
+use crate::https::{Trust, one_line};
 use crate::identity::{KeyKind, Usage};
 use crate::setting::{Name, Secret};
 
@@ -121,6 +121,33 @@ impl Vault {
         self.issued(&answer, &call)
     }
 
+    /// By its serial number, which takes a policy for MOUNT/revoke. Not by `revoke-with-key`, which would need
+    /// none: it is sent the private key, and that never leaves this host.
+    pub(super) async fn revoke(&self, name: &Name, leaf: &Leaf) -> Result<(), Arc<CaError>> {
+        let token = self.token().await?;
+        let asked = format!("revoke the certificate {name}");
+        let mut call = self.call(&asked, &format!("{}/revoke", self.settings.mount));
+        call.method = Method::POST;
+        call.headers.insert(TOKEN, self.header(&token.secret)?);
+        call.body = Some(Body::Json(json!({ "serial_number": leaf.serial })));
+        let by_hand = format!(
+            "or have its operator run `bao write {}/revoke serial_number={}`",
+            self.settings.mount, leaf.serial
+        );
+        match self.checked(&self.wire, &call).await {
+            Ok(_) => Ok(()),
+            Err(CaError::Refused { ca, asked, url, said, advice }) => {
+                let advice = [advice, by_hand]
+                    .into_iter()
+                    .filter(|part| !part.is_empty())
+                    .collect::<Vec<_>>()
+                    .join("; ");
+                Err(Arc::new(CaError::Refused { ca, asked, url, said, advice }))
+            }
+            Err(error) => Err(Arc::new(error)),
+        }
+    }
+
     /// The names come from the CSR (`use_csr_sans`). The common name is sent beside it for roles that
     /// do not read it there (`use_csr_common_name = false`).
     fn body(&self, request: &Request<'_>) -> Value {
@@ -158,7 +185,12 @@ impl Vault {
 
     /// Gives the token of our own login back, so that it does not outlive the run.
     pub(super) async fn close(&self) {
-        let Some(Ok(token)) = self.login.get() else { return };
+        if let Some(Ok(token)) = self.login.get() {
+            self.give_back(token).await;
+        }
+    }
+
+    async fn give_back(&self, token: &Token) {
         let (true, Ok(header)) = (token.ours, self.header(&token.secret)) else { return };
         let mut call = self.call("give the token back", "auth/token/revoke-self");
         call.method = Method::POST;

@@ -4,21 +4,20 @@ use std::fmt;
 use std::time::Duration;
 
 use reqwest::header::{CONTENT_TYPE, HeaderMap, LOCATION};
-use reqwest::{Client, Method, Proxy, StatusCode, Url};
+use reqwest::{Client, Method, StatusCode, Url};
 use serde_json::Value;
 use tokio::sync::Mutex;
 
-use super::text::{date, retry_after, root_cause, said};
-use super::tls::{Distrust, Trust, alert, client_config};
+use super::text::{date, retry_after, said};
 use super::{Backoff, CaError, Deadline, Server};
 use crate::bundle::Bundle;
 use crate::clock::Clock;
+use crate::https::{
+    Distrust, MAX_BODY, Trust, Unread, alert, bounded, client, client_config, lack, root_cause,
+};
 use crate::setting::Name;
 
-const CONNECT: Duration = Duration::from_secs(5);
 const REQUEST: Duration = Duration::from_secs(30);
-/// The largest honest answer is a chain of certificates: some ten thousand bytes.
-const MAX_BODY: usize = 1024 * 1024;
 
 /// The connection to a CA. Requests take turns on it; waits between them overlap.
 pub(super) struct Wire {
@@ -216,9 +215,18 @@ impl Wire {
                 why: why.clone(),
             }),
             None if error.is_timeout() && !error.is_connect() => {
-                Trouble::Later { why: format!("no answer in {:.1} s", patience.as_secs_f64()), after: None }
+                let why = format!("no answer in {:.1} s{}", patience.as_secs_f64(), perhaps_done(call));
+                Trouble::Later { why, after: None }
             }
-            None => Trouble::Later { why: root_cause(error), after: None },
+            None => match lack(error) {
+                Some(lack) => Trouble::Final(CaError::Untrusted {
+                    ca: self.ca.clone(),
+                    url: url.to_owned(),
+                    why: format!("{}; {lack}", root_cause(error)),
+                }),
+                None if error.is_connect() => Trouble::Later { why: root_cause(error), after: None },
+                None => Trouble::Later { why: root_cause(error) + perhaps_done(call), after: None },
+            },
         }
     }
 
@@ -249,6 +257,11 @@ impl Wire {
             false => CaError::Temporary { ca, asked, why: why.text },
         }
     }
+}
+
+/// What a lost answer leaves open: a CA that signed twice has one certificate that no one uses.
+fn perhaps_done(call: &Call<'_>) -> &'static str {
+    if call.method == Method::GET { "" } else { "; perhaps it was done all the same" }
 }
 
 /// What went wrong at each URL.
@@ -290,44 +303,6 @@ impl Round {
         let said = self.said.into_iter().chain(self.last.iter().map(ToString::to_string));
         Ok(Why { text: said.collect::<Vec<_>>().join("; "), after: self.after, clock: self.clock })
     }
-}
-
-pub(super) fn client(tls: rustls::ClientConfig, proxy: Option<&str>) -> Result<Client, String> {
-    let builder = Client::builder()
-        .tls_backend_preconfigured(tls)
-        .https_only(true)
-        .http1_only()
-        .redirect(reqwest::redirect::Policy::none())
-        .referer(false)
-        .connect_timeout(CONNECT)
-        .pool_max_idle_per_host(1)
-        .user_agent(concat!("nodecert/", env!("CARGO_PKG_VERSION")))
-        .no_proxy();
-    let builder = match proxy {
-        Some(url) => builder.proxy(Proxy::all(url).map_err(|e| format!("proxy: {e}"))?),
-        None => builder,
-    };
-    builder.build().map_err(|e| format!("no HTTPS client: {}", root_cause(&e)))
-}
-
-#[derive(Debug)]
-pub(super) enum Unread {
-    TooLarge,
-    Cut(reqwest::Error),
-}
-
-pub(super) async fn bounded(mut response: reqwest::Response) -> Result<Vec<u8>, Unread> {
-    if response.content_length().is_some_and(|length| length > MAX_BODY as u64) {
-        return Err(Unread::TooLarge);
-    }
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(Unread::Cut)? {
-        if body.len() + chunk.len() > MAX_BODY {
-            return Err(Unread::TooLarge);
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
 }
 
 /// Chance for the waits.

@@ -12,10 +12,11 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Certificates, Component, Expanded, Surroundings, bracketed, literals, name, names, open_file, own,
-    pass_through, path, yes,
+    Certificates, Cluster, Component, Expanded, Surroundings, bracketed, literals, name, names, open_file,
+    own, pass_through, path, yes,
 };
 use crate::certificate::{self, Names};
+use crate::deed::{Deed, Event, Hook};
 use crate::facts::Facts;
 use crate::file::{Content, File};
 use crate::identity::{Usage, dns_name};
@@ -50,7 +51,21 @@ pub struct Settings {
     pub healthcheck_role: Option<String>,
     pub settings: Option<At<Map<String, Value>>>,
     #[serde(default)]
+    pub plain: BTreeSet<Plain>,
+    #[serde(default = "default_unit")]
+    pub restart: At<String>,
+    #[serde(default)]
     pub replace: bool,
+}
+
+/// `plain`: what still speaks HTTP without TLS, while a cluster moves from the one to the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Plain {
+    /// The client port; TLS has 2378 beside it.
+    Clients,
+    /// The peer port.
+    Peers,
 }
 
 /// `format`: the form of etcd's configuration. One form, never both: with `--config-file` etcd ignores
@@ -79,6 +94,10 @@ fn default_token() -> String {
     "etcd-cluster".to_owned()
 }
 
+fn default_unit() -> At<String> {
+    own("etcd.service".to_owned())
+}
+
 fn default_data_dir() -> PathBuf {
     "/var/lib/etcd/default".into()
 }
@@ -88,6 +107,10 @@ const SERVER: &str = "etcd-server";
 pub const PEER: &str = "etcd-peer";
 const YAML: &str = "/etc/etcd/etcd.yaml";
 const ENV: &str = "/etc/default/etcd";
+/// Where clients find TLS while 2379 speaks HTTP still.
+const PASSAGE: u16 = 2378;
+/// What begins with these counts only while a member has no data (etcd, "Configuration flags": clustering).
+const FOUNDING: [&str; 2] = ["initial-", "ETCD_INITIAL_"];
 const DROP_IN: &str = "/etc/systemd/system/etcd.service.d/50-nodecert.conf";
 
 /// This host's place in the cluster.
@@ -114,6 +137,9 @@ impl Component for Settings {
     fn certificates(&self, around: Surroundings<'_>) -> Result<Certificates, Vec<Fault>> {
         let facts = around.facts;
         let member = self.member(facts)?;
+        if let Some(deed) = self.turn() {
+            deed.check().map_err(|why| vec![Fault::at(self.restart.span(), format!("restart: {why}"))])?;
+        }
         let peer_ca = self.other_peer_ca();
         let server = self.certificate(facts, &member, "server", "ca.crt");
         let healthcheck = self.healthcheck.then(|| (name("etcd-healthcheck-client"), self.healthcheck()));
@@ -148,19 +174,36 @@ impl Component for Settings {
         }
         let member = self.member(around.facts)?;
         let mut rendered = self.yaml(&member, around, [server, peer]);
-        let owned: Vec<String> = rendered.keys().filter(|key| *key != "logger").cloned().collect();
+        let ours = |key: &&String| !["logger", "enable-grpc-gateway"].contains(&key.as_str());
+        let owned: Vec<String> = rendered.keys().filter(ours).cloned().collect();
         let owned: Vec<&str> = owned.iter().map(String::as_str).collect();
         pass_through(&mut rendered, "settings", self.settings.as_ref(), &owned)?;
         let mut needs = vec![server.name.clone(), peer.name.clone()];
         needs.dedup();
-        Ok(match self.format {
+        let [yaml, env] = FOUNDING.map(Some);
+        let mut files = match self.format {
             Format::Yaml => vec![
-                open_file("etcd-config", YAML, Content::Yaml(rendered), &needs, self.replace),
+                File {
+                    quiet: yaml,
+                    ..open_file("etcd-config", YAML, Content::Yaml(rendered), &needs, self.replace)
+                },
                 open_file("etcd-drop-in", DROP_IN, Content::Text(drop_in()), &[], self.replace),
             ],
             Format::Env => {
-                vec![open_file("etcd-config", ENV, Content::Env(self.env(&rendered)?), &needs, self.replace)]
+                let content = Content::Env(self.env(&rendered)?);
+                vec![File { quiet: env, ..open_file("etcd-config", ENV, content, &needs, self.replace) }]
             }
+        };
+        files.iter_mut().for_each(|file| file.deeds.extend(self.turn()));
+        Ok(files)
+    }
+
+    fn cluster(&self, around: Surroundings<'_>) -> Option<Cluster> {
+        let hosts = self.cluster.get_ref().iter();
+        Some(Cluster {
+            certificate: name(SERVER),
+            own: self.member(around.facts).ok()?.name,
+            members: hosts.map(|(name, host)| (name.clone(), self.found_at(host))).collect(),
         })
     }
 }
@@ -174,6 +217,17 @@ impl Settings {
     /// of their own says otherwise.
     fn serves_both(&self, around: Surroundings<'_>) -> bool {
         around.keeping.contains(self.ca.get_ref()) && !around.tables.contains(&name(PEER))
+    }
+
+    /// What etcd reads at its start only: the CA certificates, and its own configuration. Restarts in turn,
+    /// or all members would be away in the same minute of the same timer.
+    fn turn(&self) -> Option<Deed> {
+        let unit = self.restart.get_ref();
+        (!unit.is_empty()).then(|| Deed::InTurn(Box::new(Deed::Restart(unit.clone()))))
+    }
+
+    fn hooks(&self) -> Vec<Hook> {
+        self.turn().map(|deed| Hook { on: [Event::Ca].into(), deed }).into_iter().collect()
     }
 
     /// For etcdctl on this host, by root: a client and nothing else.
@@ -267,6 +321,7 @@ impl Settings {
             owner: Some("etcd".to_owned()),
             replace: Some(self.replace),
             mode: Some(certificate::Modes { key: Some(Mode(0o600)), cert: Some(Mode(0o644)) }),
+            hooks: Some(self.hooks()),
             ..certificate::Settings::default()
         }
     }
@@ -277,19 +332,18 @@ impl Settings {
         around: Surroundings<'_>,
         pairs: [&certificate::Certificate; 2],
     ) -> Map<String, Value> {
-        let ports = |port| format!("https://{}:{port}", bracketed(&member.listen.to_string()));
-        let advertised = |port| format!("https://{}:{port}", bracketed(&member.host));
-        let local = if member.listen.is_ipv4() { "127.0.0.1" } else { "[::1]" };
+        let [client, peer] = [Plain::Clients, Plain::Peers].map(|port| self.scheme(port));
+        let host = bracketed(&member.host);
         let cluster = self
             .cluster
             .get_ref()
             .iter()
-            .map(|(name, host)| format!("{name}=https://{}:2380", bracketed(host)));
+            .map(|(name, host)| format!("{name}={peer}://{}:2380", bracketed(host)));
         let state = match self.state.unwrap_or(self.found_state(around)) {
             State::New => "new",
             State::Existing => "existing",
         };
-        let [server, peer] = pairs.map(|pair| {
+        let [server, peer_pair] = pairs.map(|pair| {
             json!({
                 "cert-file": path(&pair.place.path(&pair.place.cert)),
                 "key-file": path(&pair.place.path(&pair.place.key)),
@@ -300,21 +354,51 @@ impl Settings {
         let rendered = json!({
             "name": member.name,
             "data-dir": path(&self.data_dir),
-            "listen-client-urls": format!("{},https://{local}:2379", ports(2379)),
-            "advertise-client-urls": advertised(2379),
-            "listen-peer-urls": ports(2380),
-            "initial-advertise-peer-urls": advertised(2380),
+            "listen-client-urls": self.listen_clients(member.listen),
+            "advertise-client-urls": format!("{client}://{host}:2379"),
+            "listen-peer-urls": format!("{peer}://{}:2380", bracketed(&member.listen.to_string())),
+            "initial-advertise-peer-urls": format!("{peer}://{host}:2380"),
             "initial-cluster": cluster.collect::<Vec<_>>().join(","),
             "initial-cluster-token": self.token,
             "initial-cluster-state": state,
             "client-transport-security": server,
-            "peer-transport-security": peer,
+            "peer-transport-security": peer_pair,
+            // Restarts in turn take the cluster's lock through it; with a configuration file etcd 3.4 has it off.
+            "enable-grpc-gateway": true,
             "logger": "zap",
         });
         match rendered {
             Value::Object(map) => map,
             _ => Map::new(),
         }
+    }
+
+    fn scheme(&self, port: Plain) -> &'static str {
+        if self.plain.contains(&port) { "http" } else { "https" }
+    }
+
+    /// A port that speaks both gives gRPC clients without TLS to the server that wants it, or not, as it happens
+    /// (etcd 3.4 and 3.5, `embed/serve.go`): each has one of its own.
+    fn listen_clients(&self, listen: IpAddr) -> String {
+        let local = if listen.is_ipv4() { "127.0.0.1" } else { "[::1]" };
+        let hosts = [bracketed(&listen.to_string()), local.to_owned()];
+        let ports: &[_] = if self.plain.contains(&Plain::Clients) {
+            &[("http", 2379), ("https", PASSAGE)]
+        } else {
+            &[("https", 2379)]
+        };
+        let urls = ports
+            .iter()
+            .flat_map(|(scheme, port)| hosts.iter().map(move |host| format!("{scheme}://{host}:{port}")));
+        urls.collect::<Vec<_>>().join(",")
+    }
+
+    /// Where a member may serve clients, one that is a step behind or ahead of this one too.
+    fn found_at(&self, host: &str) -> Vec<String> {
+        let host = bracketed(host);
+        let mut urls = vec![format!("https://{host}:2379"), format!("https://{host}:{PASSAGE}")];
+        urls.extend(self.plain.contains(&Plain::Clients).then(|| format!("http://{host}:2379")));
+        urls
     }
 
     /// A member that has run belongs to a cluster that is there.

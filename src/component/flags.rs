@@ -1,10 +1,14 @@
-//! Command lines of the control plane, kept in a file that its units read:
-//! `ExecStart=/usr/bin/kube-apiserver $KUBE_API_ARGS`.
+//! Command lines, kept in a file that the program's unit reads, `ExecStart=/usr/bin/kube-apiserver $KUBE_API_ARGS`,
+//! in a drop-in of the unit, or in a static pod.
 //!
 //! systemd.service(5): a variable that is a word of its own is split at blanks, so no value may hold one.
 
+use std::ops::Range;
+
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::static_pod::Pod;
 use super::{open_file, pass_through};
 use crate::file::{Content, File};
 use crate::setting::{At, Fault, Name};
@@ -30,19 +34,73 @@ pub(super) fn with_args(
     Ok(flags)
 }
 
-/// The environment file that holds a command line.
-pub(super) fn file(
-    names: [&str; 3],
-    flags: &Flags,
-    args: Option<&At<Map<String, Value>>>,
-    needs: &[Name],
-    replace: bool,
-) -> Result<File, Vec<Fault>> {
-    let [file, at, variable] = names;
-    let line = line(flags).map_err(|message| {
-        vec![Fault::at(args.map(At::span).unwrap_or_default(), format!("{file}: {message}"))]
-    })?;
-    Ok(open_file(file, at, Content::Env(vec![(variable.to_owned(), line)]), needs, replace))
+/// `format`: how the command line reaches the program.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Format {
+    /// A variable in a file that the program's unit reads.
+    #[default]
+    Env,
+    /// A drop-in that gives the unit its command line.
+    DropIn,
+    /// A manifest in `/etc/kubernetes/manifests`.
+    StaticPod,
+}
+
+/// One program and its command line.
+pub(super) struct Program<'a> {
+    /// Its name: of the binary, the unit, the container and the manifest.
+    pub(super) name: &'a str,
+    /// Where its table stands.
+    pub(super) table: Range<usize>,
+    /// The file that its unit reads, and the variable in it.
+    pub(super) env: [&'a str; 2],
+    /// Its command line.
+    pub(super) flags: Flags,
+    /// What the user adds to it.
+    pub(super) args: Option<&'a At<Map<String, Value>>>,
+    /// The certificates that must be held before it starts.
+    pub(super) needs: &'a [Name],
+    /// Whether a file that someone else wrote may be replaced.
+    pub(super) replace: bool,
+}
+
+impl Program<'_> {
+    /// The file that holds the command line; `pod` for programs that can run in one.
+    pub(super) fn render(&self, format: Format, pod: Option<Pod<'_>>) -> Result<File, Vec<Fault>> {
+        match (format, pod) {
+            (Format::Env, _) => self.env_file(),
+            (Format::DropIn, _) => self.drop_in(),
+            (Format::StaticPod, Some(pod)) => pod.render(self),
+            (Format::StaticPod, None) => {
+                let message =
+                    format!("[{}] cannot run as a static pod: \"env\" and \"drop-in\" are there", self.name);
+                Err(vec![Fault::at(self.table.clone(), message)])
+            }
+        }
+    }
+
+    fn env_file(&self) -> Result<File, Vec<Fault>> {
+        let [path, variable] = self.env;
+        let file = format!("{}-arguments", self.name);
+        let content = Content::Env(vec![(variable.to_owned(), self.line(&file)?)]);
+        Ok(open_file(&file, path, content, self.needs, self.replace))
+    }
+
+    /// systemd.service(5): an empty ExecStart= takes away the unit's own; percent and dollar stand twice.
+    fn drop_in(&self) -> Result<File, Vec<Fault>> {
+        let file = format!("{}-drop-in", self.name);
+        let path = format!("/etc/systemd/system/{}.service.d/50-nodecert.conf", self.name);
+        let line = self.line(&file)?.replace('%', "%%").replace('$', "$$");
+        let content = format!("[Service]\nExecStart=\nExecStart=/usr/bin/{} {line}\n", self.name);
+        Ok(open_file(&file, &path, Content::Text(content), self.needs, self.replace))
+    }
+
+    fn line(&self, file: &str) -> Result<String, Vec<Fault>> {
+        line(&self.flags).map_err(|message| {
+            vec![Fault::at(self.args.map(At::span).unwrap_or_default(), format!("{file}: {message}"))]
+        })
+    }
 }
 
 fn line(flags: &Flags) -> Result<String, String> {

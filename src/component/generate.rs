@@ -23,6 +23,7 @@ pub enum Generate {
 }
 
 /// What a table says of a keepsake, and what the configuration knows of the control plane.
+#[derive(Clone, Copy)]
 pub(super) struct Wanted<'a> {
     /// The table, for messages.
     pub(super) table: &'a str,

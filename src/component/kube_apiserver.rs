@@ -12,9 +12,9 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::flags::{self, Flags};
+use super::flags::{self, Flags, Format, Program};
 use super::generate::Wanted;
-use super::static_pod::{Format, StaticPod};
+use super::static_pod::Pod;
 use super::tokens::{self, Token};
 use super::{
     Certificates, Component, Expanded, Surroundings, encryption, kubeconfig, kubernetes, literals, name,
@@ -128,24 +128,19 @@ impl Component for Settings {
         }
         let flags = self.flags(around, [serving, kubelet, etcd, front_proxy])?;
         let flags = flags::with_args(flags, self.args.as_ref(), &OPEN)?;
-        let names = ["kube-apiserver-arguments", "/etc/kubernetes/apiserver", "KUBE_API_ARGS"];
-        let needs = [serving, kubelet, etcd, front_proxy].map(|pair| pair.name.clone());
-        let file = match self.format {
-            Format::Env => flags::file(names, &flags, self.args.as_ref(), &needs, self.replace)?,
-            Format::StaticPod => StaticPod {
-                name: "kube-apiserver",
-                image: self.image.as_ref(),
-                table: self.ca.span(),
-                flags: &flags,
-                probe: ("127.0.0.1", self.port, "/livez"),
-                needs: &needs,
-                replace: self.replace,
-            }
-            .render()?,
+        let program = Program {
+            name: "kube-apiserver",
+            table: self.ca.span(),
+            env: ["/etc/kubernetes/apiserver", "KUBE_API_ARGS"],
+            flags,
+            args: self.args.as_ref(),
+            needs: &[serving, kubelet, etcd, front_proxy].map(|pair| pair.name.clone()),
+            replace: self.replace,
         };
+        let pod = Pod { image: self.image.as_ref(), probe: (self.port, "/livez") };
         let server = self.api_server.as_ref().map(|url| url.get_ref().clone());
         let server = server.map_or_else(|| super::local_server(around, None, self.ca.span()), Ok)?;
-        let mut files = vec![file];
+        let mut files = vec![program.render(self.format, Some(pod))?];
         files.extend(tokens::file(&self.tokens(), self.replace)?);
         for token in self.tokens() {
             let trust = serving.trust.as_deref().unwrap_or(Path::new(""));

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::flags::{self, Format, Program};
 use super::kubeconfig::{self, Kubeconfig};
 use super::{
     Certificates, Component, Expanded, Surroundings, default_node_name, kubernetes, name, node_name,
@@ -22,8 +23,11 @@ pub struct Settings {
     #[serde(default = "default_node_name")]
     pub node_name: At<Template>,
     pub cluster_cidr: Option<String>,
+    #[serde(default)]
+    pub format: Format,
     #[serde(default = "yes")]
     pub render: bool,
+    pub args: Option<At<Map<String, Value>>>,
     pub settings: Option<At<Map<String, Value>>>,
     #[serde(default)]
     pub embed: bool,
@@ -35,7 +39,6 @@ const NAME: &str = "kube-proxy";
 const USER: &str = "system:kube-proxy";
 const KUBECONFIG: &str = "/etc/kubernetes/kube-proxy.conf";
 const CONFIG: &str = "/var/lib/kube-proxy/config.yaml";
-const ARGUMENTS: &str = "/etc/kubernetes/proxy";
 
 const OWNED: [&str; 5] = ["apiVersion", "kind", "clientConnection", "hostnameOverride", "clusterCIDR"];
 
@@ -68,10 +71,18 @@ impl Component for Settings {
         pass_through(&mut configuration, "settings", self.settings.as_ref(), &OWNED)?;
         let needs = [certificate.name.clone()];
         let configuration = Content::Yaml(configuration);
-        let arguments = Content::Env(vec![("KUBE_PROXY_ARGS".to_owned(), format!("--config={CONFIG}"))]);
+        let program = Program {
+            name: NAME,
+            table: self.ca.span(),
+            env: ["/etc/kubernetes/proxy", "KUBE_PROXY_ARGS"],
+            flags: flags::with_args(flags::set(&json!({"config": CONFIG})), self.args.as_ref(), &[])?,
+            args: self.args.as_ref(),
+            needs: &[],
+            replace: self.replace,
+        };
         let files = [
             open_file("kube-proxy-config", CONFIG, configuration, &needs, self.replace),
-            open_file("kube-proxy-arguments", ARGUMENTS, arguments, &[], self.replace),
+            program.render(self.format, None)?,
         ];
         Ok(kubeconfig.render(expanded).into_iter().chain(files).collect())
     }

@@ -3,11 +3,10 @@
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::flags::{self, Format, Program};
 use super::kubeconfig::Kubeconfig;
-use super::static_pod::{Format, StaticPod};
-use super::{
-    Certificates, Component, Expanded, Surroundings, flags, kubernetes, local_server, name, path, yes,
-};
+use super::static_pod::Pod;
+use super::{Certificates, Component, Expanded, Surroundings, kubernetes, local_server, name, path, yes};
 use crate::file::File;
 use crate::identity::Usage;
 use crate::setting::{At, Fault, Name};
@@ -73,21 +72,17 @@ impl Component for Settings {
             "leader-elect": true,
         });
         let flags = flags::with_args(flags::set(&flags), self.args.as_ref(), &OPEN)?;
-        let names = ["kube-scheduler-arguments", "/etc/kubernetes/scheduler", "KUBE_SCHEDULER_ARGS"];
-        let needs = [certificate.name.clone()];
-        let arguments = match self.format {
-            Format::Env => flags::file(names, &flags, self.args.as_ref(), &needs, self.replace)?,
-            Format::StaticPod => StaticPod {
-                name: NAME,
-                image: self.image.as_ref(),
-                table: self.ca.span(),
-                flags: &flags,
-                probe: ("127.0.0.1", 10259, "/healthz"),
-                needs: &needs,
-                replace: self.replace,
-            }
-            .render()?,
+        let program = Program {
+            name: NAME,
+            table: self.ca.span(),
+            env: ["/etc/kubernetes/scheduler", "KUBE_SCHEDULER_ARGS"],
+            flags,
+            args: self.args.as_ref(),
+            needs: std::slice::from_ref(&certificate.name),
+            replace: self.replace,
         };
+        let pod = Pod { image: self.image.as_ref(), probe: (10259, "/healthz") };
+        let arguments = program.render(self.format, Some(pod))?;
         Ok(kubeconfig.render(expanded).into_iter().chain([arguments]).collect())
     }
 }

@@ -9,12 +9,14 @@ use std::net::IpAddr;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::flags::{self, Flags, Format, Program};
 use super::kubeconfig::{self, Kubeconfig};
 use super::{
     Certificates, Component, Expanded, Surroundings, default_node_name, literals, name, names, node_name,
     open_file, own, pass_through, path, yes,
 };
 use crate::certificate::{self, Certificate, Names};
+use crate::deed::{Deed, Event, Hook};
 use crate::file::{Content, File};
 use crate::identity::Usage;
 use crate::setting::{At, Fault, Name, Template};
@@ -36,12 +38,15 @@ pub struct Settings {
     #[serde(default = "super::default_domain")]
     pub cluster_domain: String,
     pub version: Option<At<Version>>,
+    #[serde(default)]
+    pub format: Format,
     #[serde(default = "yes")]
     pub render: bool,
     #[serde(default)]
     pub extra_dns: Vec<Template>,
     #[serde(default)]
     pub extra_ips: Vec<IpAddr>,
+    pub args: Option<At<Map<String, Value>>>,
     pub settings: Option<At<Map<String, Value>>>,
     #[serde(default)]
     pub embed: bool,
@@ -72,6 +77,9 @@ impl TryFrom<String> for Version {
 /// From this version on the runtime's socket is a setting of the file; before, it was a flag.
 /// <https://github.com/kubernetes/kubernetes/pull/112136>
 const RUNTIME_IN_FILE: Version = Version { major: 1, minor: 27 };
+/// From this version on the kubelet reads its serving certificate again; before, at its start only. To start it
+/// again harms no pod. <https://github.com/kubernetes/kubernetes/pull/124574>
+const RELOADS: Version = Version { major: 1, minor: 31 };
 const RUNTIME: &str = "unix:///run/containerd/containerd.sock";
 
 const KUBECONFIG: &str = "/etc/kubernetes/kubelet.conf";
@@ -110,6 +118,7 @@ impl Component for Settings {
             role: self.serving_role.clone().or_else(|| self.role.clone()),
             dns: Some(names(dns, &self.extra_dns)),
             ips: Some(literals(ips.map(|ip| ip.to_string()))),
+            hooks: self.is_before(RELOADS).then(|| vec![restart()]),
             ..self.certificate(&node, "kubelet", Usage::Server)
         };
         if serving_ca.get_ref() != self.ca.get_ref() {
@@ -132,7 +141,15 @@ impl Component for Settings {
         let node = node_name(&self.node_name, around)?;
         let mut configuration = self.configuration(client, serving);
         pass_through(&mut configuration, "settings", self.settings.as_ref(), &OWNED)?;
-        let arguments = vec![("KUBELET_EXTRA_ARGS".to_owned(), self.arguments(&node))];
+        let program = Program {
+            name: "kubelet",
+            table: self.ca.span(),
+            env: [ARGUMENTS, "KUBELET_EXTRA_ARGS"],
+            flags: flags::with_args(self.flags(&node), self.args.as_ref(), &[])?,
+            args: self.args.as_ref(),
+            needs: &[],
+            replace: self.replace,
+        };
         let (client, serving) = (&client.name, &serving.name);
         let kubeconfig = self.kubeconfig(&node, expanded)?;
         let files = [
@@ -143,7 +160,7 @@ impl Component for Settings {
                 &[client.clone(), serving.clone()],
                 self.replace,
             ),
-            open_file("kubelet-arguments", ARGUMENTS, Content::Env(arguments), &[], self.replace),
+            program.render(self.format, None)?,
         ];
         Ok(kubeconfig.into_iter().chain(files).collect())
     }
@@ -179,13 +196,18 @@ impl Settings {
         Ok(kubeconfig.render(expanded))
     }
 
-    /// What is a flag only.
-    fn arguments(&self, node: &str) -> String {
-        let runtime = match self.is_before(RUNTIME_IN_FILE) {
-            true => format!(" --container-runtime=remote --container-runtime-endpoint={RUNTIME}"),
-            false => String::new(),
-        };
-        format!("--hostname-override={node}{runtime}")
+    /// What is a flag only. In a variable these are added to what kubeadm's drop-in of the unit says; in a
+    /// drop-in of our own they are the whole command line.
+    fn flags(&self, node: &str) -> Flags {
+        let whole = self.format == Format::DropIn;
+        let before = self.is_before(RUNTIME_IN_FILE);
+        flags::set(&json!({
+            "config": whole.then_some(CONFIG),
+            "kubeconfig": whole.then_some(KUBECONFIG),
+            "hostname-override": node,
+            "container-runtime": before.then_some("remote"),
+            "container-runtime-endpoint": before.then_some(RUNTIME),
+        }))
     }
 
     /// Where no version is said, it is a current one.
@@ -222,6 +244,10 @@ impl Settings {
         }
         configuration
     }
+}
+
+fn restart() -> Hook {
+    Hook { on: [Event::Leaf].into(), deed: Deed::Restart("kubelet.service".to_owned()) }
 }
 
 fn file_names(file: &str) -> Names {

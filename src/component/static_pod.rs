@@ -3,81 +3,60 @@
 //! Source: kubeadm `phases/controlplane/manifests.go`. Directories are mounted, not single files: a file that
 //! is replaced by rename would stay the old one inside the pod.
 
-use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::flags::{self, Flags};
+use super::flags::{self, Program};
 use super::open_file;
 use crate::file::{Content, File};
-use crate::setting::{At, Fault, Mode, Name};
+use crate::setting::{At, Fault, Mode};
 
-/// `format`: how the command line reaches the program.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Format {
-    /// A variable in a file that the program's unit reads.
-    #[default]
-    Env,
-    /// A manifest in `/etc/kubernetes/manifests`.
-    StaticPod,
-}
-
-/// One program of the control plane as a pod.
-pub(super) struct StaticPod<'a> {
-    /// Its name, of the container and of the manifest.
-    pub(super) name: &'a str,
+/// What a program needs to run as a pod.
+pub(super) struct Pod<'a> {
     /// What it is run from.
     pub(super) image: Option<&'a At<String>>,
-    /// Where its table stands.
-    pub(super) table: std::ops::Range<usize>,
-    /// Its command line.
-    pub(super) flags: &'a Flags,
-    /// Host, port and path at which it says that it lives.
-    pub(super) probe: (&'a str, u16, &'a str),
-    /// The certificates that must be held before it starts.
-    pub(super) needs: &'a [Name],
-    /// Whether a file that someone else wrote may be replaced.
-    pub(super) replace: bool,
+    /// Port and path of 127.0.0.1 at which it says that it lives.
+    pub(super) probe: (u16, &'a str),
 }
 
-impl StaticPod<'_> {
-    pub(super) fn render(&self) -> Result<File, Vec<Fault>> {
+impl Pod<'_> {
+    pub(super) fn render(&self, program: &Program<'_>) -> Result<File, Vec<Fault>> {
+        let name = program.name;
         let Some(image) = self.image else {
             let message = format!(
-                "[{0}] format = \"static-pod\" needs image = \"registry.k8s.io/{0}:vX.Y.Z\", the version of the cluster",
-                self.name
+                "[{name}] format = \"static-pod\" needs image = \"registry.k8s.io/{name}:vX.Y.Z\", the version of the cluster"
             );
-            return Err(vec![Fault::at(self.table.clone(), message)]);
+            return Err(vec![Fault::at(program.table.clone(), message)]);
         };
-        let manifest = self.manifest(image.get_ref());
-        let path = format!("/etc/kubernetes/manifests/{}.yaml", self.name);
+        let manifest = self.manifest(program, image.get_ref());
+        let path = format!("/etc/kubernetes/manifests/{name}.yaml");
         let content = Content::Yaml(manifest.as_object().cloned().unwrap_or_default());
-        let file = open_file(&format!("{}-manifest", self.name), &path, content, self.needs, self.replace);
+        let file = open_file(&format!("{name}-manifest"), &path, content, program.needs, program.replace);
         Ok(File { mode: Mode(0o600), ..file })
     }
 
-    fn manifest(&self, image: &str) -> Value {
-        let (host, port, path) = self.probe;
-        let command: Vec<_> = std::iter::once(self.name.to_owned()).chain(flags::words(self.flags)).collect();
+    fn manifest(&self, program: &Program<'_>, image: &str) -> Value {
+        let (port, path) = self.probe;
+        let command: Vec<_> =
+            std::iter::once(program.name.to_owned()).chain(flags::words(&program.flags)).collect();
         let mounts = [("kubernetes", "/etc/kubernetes"), ("ca-certificates", "/etc/ssl/certs")];
         json!({
             "apiVersion": "v1",
             "kind": "Pod",
             "metadata": {
-                "name": self.name,
+                "name": program.name,
                 "namespace": "kube-system",
-                "labels": {"component": self.name, "tier": "control-plane"},
+                "labels": {"component": program.name, "tier": "control-plane"},
             },
             "spec": {
                 "hostNetwork": true,
                 "priorityClassName": "system-node-critical",
                 "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
                 "containers": [{
-                    "name": self.name,
+                    "name": program.name,
                     "image": image,
                     "command": command,
                     "livenessProbe": {
-                        "httpGet": {"host": host, "path": path, "port": port, "scheme": "HTTPS"},
+                        "httpGet": {"host": "127.0.0.1", "path": path, "port": port, "scheme": "HTTPS"},
                         "initialDelaySeconds": 10,
                         "timeoutSeconds": 15,
                         "failureThreshold": 8,

@@ -51,7 +51,7 @@ pub(super) fn parts<'a>(place: &'a Place, pair: &Pair) -> Vec<Part<'a>> {
 }
 
 /// The same files, without what is in them.
-fn files(place: &Place) -> impl Iterator<Item = &str> {
+pub(super) fn files(place: &Place) -> impl Iterator<Item = &str> {
     let optional = [place.combined.as_deref(), place.chain.as_deref()];
     optional.into_iter().flatten().chain([place.key.as_str(), place.cert.as_str()])
 }
@@ -101,8 +101,15 @@ fn swap(
         return Err(error.into());
     }
     own.put_link(&name, CURRENT)?;
-    own.sync()?;
-    point(root, dir, certificate, now)?;
+    if previous.is_none() && is_bare(dir, certificate)? {
+        // No reader yet that a name without a generation could take something from: one journal commit for both.
+        point_late(root, dir, certificate, now)?;
+        own.sync()?;
+        dir.sync()?;
+    } else {
+        own.sync()?;
+        point(root, dir, certificate, now)?;
+    }
     // The pair is in force. What cannot be pruned shows as drift.
     prune(&own, previous.as_deref(), &name, now).ok();
     Ok(())
@@ -149,15 +156,26 @@ pub(super) fn point(
     certificate: &Certificate,
     now: SystemTime,
 ) -> Result<(), DiskError> {
+    if point_late(root, dir, certificate, now)? {
+        dir.sync()?;
+    }
+    Ok(())
+}
+
+/// The same, durable after [`Dir::sync`]; says whether there was any.
+fn point_late(root: &Root, dir: &Dir, certificate: &Certificate, now: SystemTime) -> Result<bool, DiskError> {
     let wrong = leads_wrong(dir, certificate)?;
     for (file, _) in &wrong {
         save(root, dir, &certificate.place, file, now)?;
         dir.put_link(link_target(&certificate.name, file), file)?;
     }
-    if !wrong.is_empty() {
-        dir.sync()?;
-    }
-    Ok(())
+    Ok(!wrong.is_empty())
+}
+
+/// Whether nothing stands at any of the fixed names.
+fn is_bare(dir: &Dir, certificate: &Certificate) -> Result<bool, RootError> {
+    let wrong = leads_wrong(dir, certificate)?;
+    Ok(wrong.len() == files(&certificate.place).count() && wrong.iter().all(|(_, why)| *why == MISSING))
 }
 
 /// The fixed names that do not lead to the generation in force, and why.
@@ -227,14 +245,14 @@ fn save(root: &Root, dir: &Dir, place: &Place, file: &str, now: SystemTime) -> R
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stands {
+pub(super) enum Stands {
     Nothing,
     Ours,
     Foreign,
     Directory,
 }
 
-fn stands(root: &Root, dir: &Dir, place: &Place, file: &str) -> Result<Stands, DiskError> {
+pub(super) fn stands(root: &Root, dir: &Dir, place: &Place, file: &str) -> Result<Stands, DiskError> {
     let Some(meta) = dir.stat(file)? else { return Ok(Stands::Nothing) };
     let ours = match meta.kind {
         Kind::Directory => return Ok(Stands::Directory),
@@ -250,22 +268,24 @@ fn stands(root: &Root, dir: &Dir, place: &Place, file: &str) -> Result<Stands, D
 /// Makes sure, before a CA signs, that what it signs can be put in force: user and group are known,
 /// the directories are there and take a file, and what stands at the fixed names is ours or may go.
 /// `adopted`: certificate and key at the fixed names are a usable pair, to be replaced in its time.
-pub fn prove_writable(root: &Root, certificate: &Certificate, adopted: bool) -> Result<(), DiskError> {
+/// Proven only by [`Trial::finish`]: those of several certificates that are begun before the first is
+/// finished share a journal commit.
+pub fn prove_writable(root: &Root, certificate: &Certificate, adopted: bool) -> Result<Trial, DiskError> {
     let place = &certificate.place;
     ids(root, &place.owner)?;
     if let Some(dir) = root.dir(&place.directory)? {
         consent(root, &dir, place, adopted)?;
     }
     if place.layout == Layout::Files {
-        return Ok(probe(&root.make_dir(&place.directory)?)?);
+        let (dir, made) = root.make_dir_late(&place.directory)?;
+        return Ok(Trial::begin(dir, made)?);
     }
-    // In one go, for one journal commit.
-    root.make_dir(&place.directory.join(HIDDEN).join(certificate.name.as_str()))?;
+    let (_, made) = root.make_dir_late(&place.directory.join(HIDDEN).join(certificate.name.as_str()))?;
     let dir = root.make_dir(&place.directory)?;
     if let Some((file, _)) = leads_wrong(&dir, certificate)?.first() {
         dir.try_link(file)?;
     }
-    Ok(probe(&own_dir(&dir, &certificate.name)?)?)
+    Ok(Trial::begin(own_dir(&dir, &certificate.name)?, made)?)
 }
 
 /// Whether what stands at the fixed names may be replaced.
@@ -282,8 +302,33 @@ pub(super) fn consent(root: &Root, dir: &Dir, place: &Place, adopted: bool) -> R
     Ok(())
 }
 
-/// As large as a pair with its chain, and fsynced: a full disk shows only then.
-pub(super) fn probe(dir: &Dir) -> Result<(), RootError> {
-    let draft = dir.draft(PROBE, &[b'\n'; 16 * 1024], 0o600, None)?;
-    dir.remove(draft).map(drop)
+/// A file as large as a pair with its chain, that was written to see whether one can be.
+#[derive(Debug)]
+#[must_use = "a full disk shows only when it is finished"]
+pub struct Trial {
+    dir: Dir,
+    /// The directories that have got a new one.
+    changed: Vec<Dir>,
+    draft: OsString,
+    written: Written,
+}
+
+impl Trial {
+    fn begin(dir: Dir, changed: Vec<Dir>) -> Result<Self, RootError> {
+        let (draft, written) = dir.draft_late(PROBE, &[b'\n'; 16 * 1024], 0o600, None)?;
+        Ok(Self { dir, changed, draft, written })
+    }
+
+    /// Waits until it is on disk, and removes it.
+    pub fn finish(self) -> Result<(), DiskError> {
+        let synced = self.changed.iter().try_for_each(Dir::sync).and_then(|()| self.written.sync());
+        // The first failure is the one to report.
+        let removed = self.dir.remove(&self.draft).map(drop);
+        Ok(synced.and(removed)?)
+    }
+}
+
+/// Whether a directory takes a file.
+pub(super) fn probe(dir: Dir) -> Result<(), DiskError> {
+    Trial::begin(dir, Vec::new())?.finish()
 }

@@ -21,7 +21,7 @@ use crate::trust::Anchors;
 /// What a rendered file says of itself in its first line, as a comment of its format.
 const MARK: &str = "Written by nodecert";
 /// One absolute path a line, below the state directory.
-const RECORD: &str = "written";
+pub(super) const RECORD: &str = "written";
 /// What [`differs`] and [`trust_is`] say of a file that is not there.
 pub const ABSENT: &str = "absent";
 const TRUST_MODE: u32 = 0o644;

@@ -1,6 +1,10 @@
 //! Secrets of the configuration, read when they are needed.
 
-use std::path::Path;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::{DiskError, LIMIT};
 use crate::root::{Read, Root};
@@ -25,6 +29,45 @@ pub fn secret(
         Ok(secret) => Ok(secret),
         Err(why) => Err(refused(why)),
     }
+}
+
+/// Where cloud-init keeps what it was given as user-data, and what it made of it (cloud-init's documentation,
+/// "Instance metadata" and "Logs"): for root's eyes, and for as long as the machine lives.
+const CLOUD_INIT: [&str; 6] = [
+    "/var/lib/cloud/instance",
+    "/var/lib/cloud/instance/scripts",
+    "/var/lib/cloud/seed/nocloud",
+    "/var/lib/cloud/seed/nocloud-net",
+    "/run/cloud-init",
+    "/var/log",
+];
+
+/// The files of cloud-init that hold a secret, as it is or in base64, which write_files takes.
+pub fn copies(root: &Root, secret: &Secret) -> Vec<PathBuf> {
+    let plain = secret.expose().as_bytes();
+    let encoded = BASE64.encode(plain);
+    // Its end depends on whether a line feed follows.
+    let encoded = &encoded.as_bytes()[..encoded.len().saturating_sub(4)];
+    let holds = |text: &[u8]| [plain, encoded].iter().any(|form| form.len() >= 8 && contains(text, form));
+    let mut found = Vec::new();
+    for directory in CLOUD_INIT.map(Path::new) {
+        let names = root.dir(directory).ok().flatten().and_then(|dir| dir.list().ok()).unwrap_or_default();
+        let ours = |name: &&OsString| {
+            directory != Path::new("/var/log") || name.as_encoded_bytes().starts_with(b"cloud-init")
+        };
+        for path in names.iter().filter(ours).map(|name| directory.join(name)) {
+            if let Ok(Some(read)) = root.read(&path, LIMIT)
+                && holds(&read.content)
+            {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
 }
 
 fn from_file(root: &Root, path: &Path) -> Result<Secret, String> {

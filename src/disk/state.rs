@@ -10,10 +10,11 @@ use zeroize::Zeroizing;
 use super::commit::probe;
 use super::{DiskError, LIMIT};
 use crate::key::{Csr, Key, Pending};
-use crate::root::{Dir, Root, RootError};
+use crate::root::{Dir, Root, RootError, Written};
 use crate::setting::Name;
 
-const STATE: &str = "/var/lib/nodecert";
+/// Where this program keeps its own state.
+pub const STATE: &str = "/var/lib/nodecert";
 const REQUEST: &str = "-----BEGIN CERTIFICATE REQUEST-----";
 
 /// Keeps a file of state: mode 0600, in directories 0700, on disk when this returns. `relative` is a
@@ -26,7 +27,7 @@ pub fn keep_state(root: &Root, relative: &str, content: &[u8]) -> Result<(), Dis
 
 /// Makes sure that a file of state can be kept, before something is got that cannot be had again.
 pub fn prove_state(root: &Root, relative: &str) -> Result<(), DiskError> {
-    Ok(probe(&make_parent(root, relative)?.0)?)
+    probe(make_parent(root, relative)?.0)
 }
 
 /// Adds to a file of state.
@@ -81,17 +82,33 @@ pub fn pending(root: &Root, name: &Name) -> Result<Option<Pending>, DiskError> {
     }
 }
 
-/// Keeps key and request, in one file so that neither is there without the other, before the
-/// request is sent.
-pub fn keep_pending(root: &Root, name: &Name, pending: &Pending) -> Result<(), DiskError> {
+/// Keeps key and request, in one file so that neither is there without the other. The request may be sent after
+/// [`Kept::settle`]; those that are written before the first is settled share a journal commit.
+pub fn keep_pending(root: &Root, name: &Name, pending: &Pending) -> Result<Kept, DiskError> {
     let key = pending.key.pem();
     let line_end = if key.ends_with('\n') { "" } else { "\n" };
     let text = Zeroizing::new([key, line_end, &pending.csr.pem()].concat());
     let (dir, name) = make_parent(root, &pending_path(name))?;
     // Not by rename, which takes a second journal commit: half a request is none.
     dir.remove(&name)?;
-    dir.write_new(&name, text.as_bytes(), 0o600, None)?.sync()?;
-    Ok(dir.sync()?)
+    let written = dir.write_new(&name, text.as_bytes(), 0o600, None)?;
+    Ok(Kept { dir, written })
+}
+
+/// A file of state that may not be on disk yet.
+#[derive(Debug)]
+#[must_use = "what is not settled may be gone after a power cut"]
+pub struct Kept {
+    dir: Dir,
+    written: Written,
+}
+
+impl Kept {
+    /// Waits until it is.
+    pub fn settle(self) -> Result<(), DiskError> {
+        self.written.sync()?;
+        Ok(self.dir.sync()?)
+    }
 }
 
 /// Forgets the request. Not fsynced: should a power cut bring it back, its key is that of the

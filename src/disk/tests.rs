@@ -19,6 +19,14 @@ use crate::key::{Dialect, Key, Pending, purpose};
 use crate::setting::{Mode, Name, Secret, SecretSource};
 use crate::trust::Anchors;
 
+fn prove_writable(root: &Root, certificate: &Certificate, adopted: bool) -> Result<(), DiskError> {
+    super::prove_writable(root, certificate, adopted)?.finish()
+}
+
+fn keep_pending(root: &Root, name: &Name, pending: &Pending) -> Result<(), DiskError> {
+    super::keep_pending(root, name, pending)?.settle()
+}
+
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -590,6 +598,7 @@ fn file(path: &str) -> crate::file::File {
         mode: Mode(0o640),
         replace: false,
         deeds: Vec::new(),
+        quiet: None,
     }
 }
 

@@ -108,8 +108,8 @@ impl Dir {
         Ok(Some(dir))
     }
 
-    /// With its mode from the beginning: after a crash before fchmod(2) no one else could ever enter it. The
-    /// umask is the whole process's, and nothing beside us makes files by it.
+    /// With its mode from the beginning: after a crash before fchmod(2), under a umask as that of our units, no
+    /// one else could ever enter it. The umask is the whole process's, and nothing beside us makes files by it.
     fn mkdir(&self, name: &Path, mode: u32) -> nix::Result<()> {
         let mode = Mode::from_bits_truncate(mode);
         if mode == Mode::S_IRWXU {
@@ -128,6 +128,17 @@ impl Dir {
         names: impl IntoIterator<Item = impl AsRef<Path>>,
         mode: u32,
     ) -> Result<Self, RootError> {
+        let (made, changed) = self.make_dirs_late(names, mode)?;
+        changed.iter().try_for_each(Self::sync)?;
+        Ok(made)
+    }
+
+    /// The same, durable after [`Dir::sync`] of those that it returns besides.
+    pub fn make_dirs_late(
+        &self,
+        names: impl IntoIterator<Item = impl AsRef<Path>>,
+        mode: u32,
+    ) -> Result<(Self, Vec<Self>), RootError> {
         let (mut here, mut changed) = (self.again()?, Vec::new());
         for name in names {
             let made = here.new_dir(&name, mode)?;
@@ -139,8 +150,7 @@ impl Dir {
             let parent = std::mem::replace(&mut here, next);
             changed.extend(is_new.then_some(parent));
         }
-        changed.iter().try_for_each(Self::sync)?;
-        Ok(here)
+        Ok((here, changed))
     }
 
     /// A crash between mkdir and fchmod, or a person, may have left another mode.
@@ -257,14 +267,27 @@ impl Dir {
         mode: u32,
         ids: Option<Ids>,
     ) -> Result<OsString, RootError> {
-        let draft = beside(name.as_ref());
-        self.remove(&draft)?;
-        let synced = self.write_new(&draft, content, mode, ids)?.sync();
+        let (draft, written) = self.draft_late(name, content, mode, ids)?;
+        let synced = written.sync();
         if synced.is_err() {
             // The first failure is the one to report.
             self.remove(&draft).ok();
         }
         synced.map(|()| draft)
+    }
+
+    /// The same, durable after [`Written::sync`].
+    pub fn draft_late(
+        &self,
+        name: impl AsRef<Path>,
+        content: &[u8],
+        mode: u32,
+        ids: Option<Ids>,
+    ) -> Result<(OsString, Written), RootError> {
+        let draft = beside(name.as_ref());
+        self.remove(&draft)?;
+        let written = self.write_new(&draft, content, mode, ids)?;
+        Ok((draft, written))
     }
 
     /// Puts a link at a name at once, whatever stood there; durable after [`Dir::sync`].
@@ -314,6 +337,22 @@ impl Dir {
     pub fn is_draft(name: &OsStr) -> bool {
         let name = name.as_bytes();
         name.starts_with(b".") && name.ends_with(NEW)
+    }
+
+    /// Removes a name that is no directory, and overwrites it first if it is a file, durably; `false` if it was
+    /// not there.
+    pub fn wipe(&self, name: impl AsRef<Path>) -> Result<bool, RootError> {
+        let name = name.as_ref();
+        let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        // What cannot be opened so, as a link, holds nothing.
+        if let Ok(fd) = openat(&self.fd, name, flags, Mode::empty()) {
+            let stat = fstat(&fd).map_err(|errno| self.failed("look at", name, errno))?;
+            if Meta::of(&stat).kind == super::Kind::Regular {
+                let zeros = vec![0; usize::try_from(stat.st_size).unwrap_or(0)];
+                self.write(name, File::from(fd), &zeros)?.sync()?;
+            }
+        }
+        self.remove(name)
     }
 
     /// Removes a directory and the files in it; directories in it are not ours and stop it.

@@ -7,7 +7,7 @@ use crate::bundle::Rejected;
 use crate::ca::CaError;
 use crate::ca::local::LocalError;
 use crate::config::Faults;
-use crate::disk::DiskError;
+use crate::disk::{DiskError, STATE};
 use crate::facts::FactsError;
 use crate::keepsake::Unkept;
 use crate::key::KeyError;
@@ -28,6 +28,17 @@ pub enum Error {
     /// Files that every command needs cannot be read or written.
     #[error("cannot go on")]
     Disk(#[source] DiskError),
+    /// The host that is to be taken out of service is not this one.
+    #[error("this host is {own:?}, not {named:?}; nothing was erased")]
+    AnotherHost {
+        /// What was said.
+        named: String,
+        /// What it is called.
+        own: String,
+    },
+    /// This host has been taken out of service.
+    #[error("this host was decommissioned {0}; to bring it back, remove {STATE}/decommissioned")]
+    Decommissioned(String),
     /// A signal came before all was done.
     #[error("asked to end before all was done: what was in force stays, and the next run goes on from here")]
     Stopped,
@@ -45,8 +56,8 @@ impl Error {
     /// The exit code it asks for.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Config(_) => Exit::Config,
-            Self::Unknown { .. } => Exit::Usage,
+            Self::Config(_) | Self::Decommissioned(_) => Exit::Config,
+            Self::Unknown { .. } | Self::AnotherHost { .. } => Exit::Usage,
             Self::Stopped => Exit::Temporary,
             Self::Facts(error) if error.is_temporary() => Exit::Temporary,
             Self::Facts(FactsError::Kernel { .. }) => Exit::Fault,
@@ -87,6 +98,10 @@ pub(super) enum Failure {
     Keepsake(Unkept),
     #[error("waits for {0}")]
     Waits(String),
+    #[error("nothing that could be revoked is held; name the serial number to the CA's operator")]
+    NothingHeld,
+    #[error("{0}")]
+    ByHand(String),
 }
 
 impl Failure {
@@ -109,6 +124,8 @@ impl Failure {
             Self::Clock(_) => Exit::Temporary,
             Self::NoCaFile { .. } | Self::Waits(_) | Self::Keepsake(Unkept::Absent { .. }) => Exit::Temporary,
             Self::Ca(_) | Self::Rejected { .. } | Self::Anchors { .. } => Exit::Refused,
+            Self::ByHand(_) => Exit::Refused,
+            Self::NothingHeld => Exit::Fault,
             Self::CaFile { .. } | Self::Render(_) | Self::Keepsake(_) => Exit::Config,
             Self::Disk(error) => exit_of(error),
             Self::Key(_) | Self::Local { .. } => Exit::Fault,

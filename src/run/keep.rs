@@ -22,7 +22,9 @@ use crate::setting::{Mode, Name, Secret, chain};
 impl Run<'_> {
     /// Brings each keepsake that is asked for to its place; a line for each of its files.
     pub(super) fn keepsakes(&self, survey: &Survey, asked: &BTreeSet<Name>) -> Vec<FileLine> {
-        let wanted = survey.node.keepsakes.iter().filter(|keepsake| survey.concerns(&keepsake.path, asked));
+        let concerned = survey.concerned(asked);
+        let wanted =
+            survey.node.keepsakes.iter().filter(|keepsake| concerned.contains(keepsake.path.as_path()));
         wanted.flat_map(|keepsake| self.keep(survey, keepsake)).collect()
     }
 
@@ -127,6 +129,7 @@ fn contents(keepsake: &Keepsake, value: &Value) -> Vec<(File, Zeroizing<String>)
         // What lies in our own state is no one else's.
         replace: keepsake.replace || matches!(value, Value::Text(_)),
         deeds: Vec::new(),
+        quiet: None,
     };
     let secret = (file(&keepsake.path, 0o600), line(value));
     let public = match (&keepsake.form, value) {

@@ -34,8 +34,11 @@ impl Run<'_> {
         if let Some(Err(failure)) = certificate.trust.as_ref().and_then(|path| trusts.get(path)) {
             return Err(failure.clone());
         }
-        disk::prove_writable(self.root(), certificate, verdict.bundle().is_some())?;
-        info!(certificate = %name, ca = %certificate.ca, "{name}: asking CA {}: {}", certificate.ca, reason_of(verdict));
+        let trial = disk::prove_writable(self.root(), certificate, verdict.bundle().is_some())?;
+        others_turn().await;
+        trial.finish()?;
+        let reason = reason_of(verdict);
+        info!(certificate = %name, ca = %certificate.ca, reason, "{name}: asking CA {}: {reason}", certificate.ca);
         if verdict.pair().is_none()
             && !survey.cloned.contains(name)
             && let Some(bundle) = self.adopted(certificate, ca, anchors).await?
@@ -58,10 +61,13 @@ impl Run<'_> {
                 return Err(doubted.unwrap_or(rejected));
             }
         };
+        // The next request is on its way while this pair goes to disk.
+        others_turn().await;
         disk::commit(self.root(), certificate, &bundle, now)?;
         disk::drop_pending(self.root(), name)?;
-        info!(certificate = %name, ca = %certificate.ca, "{name}: installed, valid until {}", at(bundle.leaf().not_after));
-        Ok((bundle, reason_of(verdict)))
+        let until = at(bundle.leaf().not_after);
+        info!(certificate = %name, ca = %certificate.ca, not_after = until, "{name}: installed, valid until {until}");
+        Ok((bundle, reason))
     }
 
     /// What a puppet agent got before this program came: the same certificate, if it will do.
@@ -119,7 +125,7 @@ impl Run<'_> {
                 && !matches!(verdict.reason(), Some(Reason::Unfit(Rejected::Revoked)))
                 && pair.leaf().has_key_kind(certificate.identity.key)
         });
-        let pending = self.pending(survey, certificate, settings, &ca.dialect()?, held, kept)?;
+        let pending = self.pending(survey, certificate, settings, &ca.dialect()?, held, kept).await?;
         let request = Request {
             name: &certificate.name,
             csr: &pending.csr,
@@ -144,7 +150,7 @@ impl Run<'_> {
 
     /// The request that is still open, if it asks for what is wanted now; else a new one, on disk before it
     /// is sent.
-    fn pending(
+    async fn pending(
         &self,
         survey: &Survey,
         certificate: &Certificate,
@@ -167,7 +173,9 @@ impl Run<'_> {
             (_, None) => Arc::new(Key::generate(wanted.key)?),
         };
         let pending = Pending::new(key, wanted, dialect)?;
-        disk::keep_pending(self.root(), &certificate.name, &pending)?;
+        let kept = disk::keep_pending(self.root(), &certificate.name, &pending)?;
+        others_turn().await;
+        kept.settle()?;
         Ok(pending)
     }
 
@@ -184,6 +192,12 @@ impl Run<'_> {
         let hint = settings.hint(&why).map(|hint| format!(". {hint}")).unwrap_or_default();
         Failure::Rejected { ca: certificate.ca.clone(), why, hint }
     }
+}
+
+/// Certificates of a wave go side by side on one thread. What each of them has written before the first waits for
+/// the disk is there for all of them after one journal commit.
+async fn others_turn() {
+    tokio::task::yield_now().await;
 }
 
 fn reason_of(verdict: &Verdict) -> String {

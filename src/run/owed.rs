@@ -13,9 +13,8 @@ use super::{Ask, Run, TEXT};
 use crate::deed::{Deed, Event};
 use crate::disk;
 use crate::file::File;
-use crate::hooks;
 use crate::node::{Node, TrustFile};
-use crate::report::{Action, Exit, OwedLine, Trouble};
+use crate::report::{Action, OwedLine};
 use crate::root::Root;
 use crate::setting::Name;
 use crate::trust::Pin;
@@ -93,8 +92,11 @@ impl Run<'_> {
     fn coming(&self, survey: &Survey, due: &BTreeSet<Name>, ask: &Ask) -> Vec<Debt> {
         let mut debts = Vec::new();
         // What a CA publishes may have changed: that shows only when it has been asked.
-        let learns = |trust: &TrustFile| trust.cas.iter().any(|ca| self.is_to_learn(survey, ca, ask));
-        for certificate in survey.node.certificates.values() {
+        let names: Vec<_> = due.iter().cloned().collect();
+        let learns = |trust: &TrustFile| trust.cas.iter().any(|ca| self.is_to_learn(survey, ca, &names, ask));
+        for certificate in
+            survey.node.certificates.values().filter(|certificate| !certificate.hooks.is_empty())
+        {
             let trust =
                 survey.node.trusts.iter().find(|trust| Some(&trust.path) == certificate.trust.as_ref());
             let trust = trust
@@ -139,14 +141,21 @@ impl Run<'_> {
                 .and_then(|v| v.pair())
                 .map(|pair| pair.leaf().fingerprint.to_string()),
             Subject::File(path) => {
-                let text = disk::read_text(self.root(), path, TEXT).ok().flatten();
-                text.map(|(text, _)| Pin::of(text.as_bytes()).to_string())
+                let (text, _) = disk::read_text(self.root(), path, TEXT).ok().flatten()?;
+                let file = survey.node.files.iter().find(|file| file.path == *path);
+                let told = match file.and_then(|file| file.quiet) {
+                    Some(quiet) => {
+                        text.lines().filter(|line| !line.starts_with(quiet)).collect::<Vec<_>>().join("\n")
+                    }
+                    None => text,
+                };
+                Some(Pin::of(told.as_bytes()).to_string())
             }
         }
     }
 
     /// Does what is owed, each deed once; what fails stays owed.
-    pub(super) fn pay(&self, survey: &Survey, debts: Vec<Debt>) -> Result<Vec<OwedLine>, Error> {
+    pub(super) async fn pay(&self, survey: &Survey, debts: Vec<Debt>) -> Result<Vec<OwedLine>, Error> {
         if debts.is_empty() || !self.world.tells {
             return Ok(Vec::new());
         }
@@ -158,15 +167,14 @@ impl Run<'_> {
             if self.stop.is_asked() {
                 break;
             }
-            let done = hooks::perform(deed, self.stop);
-            match &done {
-                Ok(()) => info!("hook done: {deed}"),
-                Err(why) => warn!("hook failed and stays owed: {deed}: {why}"),
+            let mut trouble = self.perform(survey, deed).await.err();
+            match &mut trouble {
+                None => info!(hook = %deed, "hook done: {deed}"),
+                Some(trouble) => {
+                    warn!(hook = %deed, reason = trouble.message, "hook not done: {deed}: {}", trouble.message);
+                    trouble.message.push_str("; it stays owed and is tried again by the next run");
+                }
             }
-            let trouble = done.err().map(|why| Trouble {
-                message: format!("{why}; it stays owed and is tried again by the next run"),
-                exit: Exit::Fault,
-            });
             lines.push(OwedLine { deed: deed.to_string(), trouble });
         }
         let failed = |debt: &&Debt| {
@@ -190,11 +198,16 @@ impl Run<'_> {
     }
 }
 
-/// A unit that is restarted need not be reloaded.
+/// A unit that is restarted need not be reloaded, and one that waits for its turn is not restarted before.
 fn needed(deeds: &BTreeSet<Deed>) -> Vec<Deed> {
-    let restarted = |deed: &Deed| match deed {
-        Deed::Reload(unit) => deeds.contains(&Deed::Restart(unit.clone())),
-        _ => false,
+    let in_turn = |deed: &Deed| deeds.contains(&Deed::InTurn(Box::new(deed.clone())));
+    let restarted = |unit: &String| {
+        let restart = Deed::Restart(unit.clone());
+        deeds.contains(&restart) || in_turn(&restart)
     };
-    deeds.iter().filter(|deed| !restarted(deed)).cloned().collect()
+    let needless = |deed: &Deed| match deed {
+        Deed::Reload(unit) => restarted(unit) || in_turn(deed),
+        _ => in_turn(deed),
+    };
+    deeds.iter().filter(|deed| !needless(deed)).cloned().collect()
 }

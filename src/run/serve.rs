@@ -1,7 +1,7 @@
 //! One CA and the certificates that it signs: anchors, trust files, requests. CAs are served side by side, so
 //! that one that is away holds up no other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::future::join_all;
 use tracing::{info, warn};
@@ -35,7 +35,7 @@ impl Run<'_> {
     /// files, and then gets what is to be got.
     pub(super) async fn serve(&self, survey: &Survey, ca: &Name, names: &[Name], ask: &Ask) -> Served {
         let known = survey.known_anchors(ca);
-        let learned = match self.is_to_learn(survey, ca, ask) {
+        let learned = match self.is_to_learn(survey, ca, names, ask) {
             true => Some(self.fetch_anchors(survey, ca, known).await),
             false => None,
         };
@@ -48,8 +48,7 @@ impl Run<'_> {
         served.unread = lists.err();
         let verdicts = self.verdicts(survey, names, anchors, again, ask);
         let due: Vec<_> = verdicts.iter().filter(|(_, verdict)| verdict.is_to_get(ask.missing)).collect();
-        served.trusts =
-            self.widen(survey, &due.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ca, anchors);
+        served.trusts = self.widen(survey, &due.iter().map(|(name, _)| *name).collect(), ca, anchors);
         let obtain = |name, verdict| self.obtain(survey, name, anchors, verdict, &served.trusts);
         let results = join_all(due.iter().map(|(name, verdict)| obtain(*name, verdict))).await;
         served.results = due.iter().map(|(name, _)| (**name).clone()).zip(results).collect();
@@ -77,8 +76,8 @@ impl Run<'_> {
     }
 
     /// The trust files of these certificates hold the CA's anchors before any of them is there.
-    fn widen(&self, survey: &Survey, names: &[&Name], ca: &Name, anchors: &Anchors) -> Trusts {
-        let with = |trust: &&TrustFile| trust.certificates.iter().any(|name| names.contains(&name));
+    fn widen(&self, survey: &Survey, names: &BTreeSet<&Name>, ca: &Name, anchors: &Anchors) -> Trusts {
+        let with = |trust: &&TrustFile| trust.certificates.iter().any(|name| names.contains(name));
         let trusts = survey.node.trusts.iter().filter(with);
         trusts.map(|trust| (trust.path.clone(), self.put_trust(survey, trust, Some((ca, anchors))))).collect()
     }
@@ -125,7 +124,8 @@ impl Run<'_> {
                 survey.look_again(self.world, &served.ca, ask.force);
             }
             Some(Err(failure)) => {
-                warn!(ca = %served.ca, "{}", chain(&failure));
+                let reason = chain(&failure);
+                warn!(ca = %served.ca, reason, "{reason}");
                 match survey.known_anchors(&served.ca) {
                     Some(_) => drop(self.stale.insert(served.ca.clone(), failure)),
                     None => drop(survey.anchors.insert(served.ca.clone(), Err(failure))),
@@ -135,7 +135,7 @@ impl Run<'_> {
         }
         if let Some(failure) = served.unread {
             warn!(ca = %served.ca, "{}", chain(&failure));
-            survey.unread.insert(served.ca, failure);
+            survey.unread.insert(served.ca.clone(), failure);
         }
         self.trusts.extend(served.trusts);
         for (name, result) in served.results {
@@ -146,7 +146,8 @@ impl Run<'_> {
                     self.done.insert(name, Done::Obtained(reason));
                 }
                 Err(failure) => {
-                    warn!(certificate = %name, "{name}: {}", chain(&failure));
+                    let (reason, ca) = (chain(&failure), &served.ca);
+                    warn!(certificate = %name, ca = %ca, reason, exit = failure.exit().code(), "{name}: {reason}");
                     self.done.insert(name, Done::Failed(failure));
                 }
             }

@@ -1,8 +1,8 @@
 //! Everything around the certificates: trust files, drift, rendered files, and what is said at the end.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use tracing::info;
+use tracing::{info, warn};
 
 use super::failure::{Error, Failure};
 use super::load::{CLONED, MACHINE};
@@ -15,12 +15,13 @@ use crate::node::TrustFile;
 use crate::plan::Verdict;
 use crate::report::{Action, CertificateLine, FileLine, OwedLine, Report};
 use crate::root::Owners;
-use crate::setting::Name;
+use crate::setting::{Name, chain};
 
 impl Run<'_> {
     /// Every trust file that is asked for, now that all that could be learned is known.
     pub(super) fn trust_files(&mut self, survey: &Survey, asked: &BTreeSet<Name>) {
-        for trust in survey.node.trusts.iter().filter(|trust| survey.concerns(&trust.path, asked)) {
+        let concerned = survey.concerned(asked);
+        for trust in survey.node.trusts.iter().filter(|trust| concerned.contains(trust.path.as_path())) {
             let written = self.put_trust(survey, trust, None);
             let before = matches!(self.trusts.get(&trust.path), Some(Ok(true)));
             self.trusts.insert(trust.path.clone(), written.map(|written| written || before));
@@ -43,7 +44,7 @@ impl Run<'_> {
                 Err(error) => Done::Failed(error.into()),
             };
             if let Done::Repaired(what) = &done {
-                info!(certificate = %name, "{name}: repaired: {what}");
+                info!(certificate = %name, reason = what, "{name}: repaired: {what}");
             }
             self.done.insert(name.clone(), done);
         }
@@ -51,7 +52,8 @@ impl Run<'_> {
 
     /// Rendered files wait until every certificate they need is held.
     pub(super) fn files(&self, survey: &Survey, asked: &BTreeSet<Name>) -> Vec<FileLine> {
-        let wanted = survey.node.files.iter().filter(|file| survey.concerns(&file.path, asked));
+        let concerned = survey.concerned(asked);
+        let wanted = survey.node.files.iter().filter(|file| concerned.contains(file.path.as_path()));
         let lines = wanted.map(|file| {
             let line = self.file(survey, file);
             // What is there stays, but it is not as fresh as it was to be.
@@ -76,10 +78,15 @@ impl Run<'_> {
             .and_then(|text| Ok(disk::put(self.root(), file, text.as_bytes(), survey.now)?));
         match put {
             Ok(changed) => line.changed = changed,
-            Err(failure) => line.trouble = Some(failure.trouble()),
+            Err(failure) => {
+                let reason = chain(&failure);
+                warn!(path = %file.path.display(), reason, "{}: {reason}", file.path.display());
+                line.trouble = Some(failure.trouble());
+            }
         }
         if line.changed {
-            info!(path = %file.path.display(), "{}: written: {}", file.path.display(), line.reason);
+            let reason = &line.reason;
+            info!(path = %file.path.display(), reason, "{}: written: {reason}", file.path.display());
         }
         line
     }
@@ -147,11 +154,15 @@ impl Run<'_> {
     ) -> Result<Report, Error> {
         let mut report = super::status(survey, self.world, &ask.only)?;
         report.certificates.iter_mut().for_each(|line| self.tell_certificate(line, survey, ask));
+        let acted: BTreeMap<_, _> = files.iter().map(|acted| (&acted.path, acted)).collect();
+        let trusts: BTreeMap<_, _> = survey.node.trusts.iter().map(|trust| (&trust.path, trust)).collect();
         for line in &mut report.files {
-            if let Some(acted) = files.iter().find(|acted| acted.path == line.path) {
+            if let Some(acted) = acted.get(&line.path) {
                 line.clone_from(acted);
             }
-            self.tell_trust(line, survey);
+            if let Some(trust) = trusts.get(&line.path) {
+                self.tell_trust(line, survey, trust);
+            }
         }
         report.owed = owed;
         report.notes.extend(self.notes(survey));
@@ -184,8 +195,7 @@ impl Run<'_> {
         }
     }
 
-    fn tell_trust(&self, line: &mut FileLine, survey: &Survey) {
-        let Some(trust) = survey.node.trusts.iter().find(|trust| trust.path == line.path) else { return };
+    fn tell_trust(&self, line: &mut FileLine, survey: &Survey, trust: &TrustFile) {
         match self.trusts.get(&trust.path) {
             Some(Ok(true)) => {
                 (line.action, line.changed) = (Action::Obtain, true);

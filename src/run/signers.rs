@@ -26,11 +26,13 @@ fn print_of(ca: &ca::Settings) -> String {
 
 impl Run<'_> {
     /// Whether a CA is to be asked for its anchors: where they are not known, and by the timer's run where
-    /// they were read long ago.
-    pub(super) fn is_to_learn(&self, survey: &Survey, ca: &Name, ask: &Ask) -> bool {
+    /// they were read long ago; by a boot too, where the CA is asked for one of `names` anyway: it may sign with
+    /// another root by now.
+    pub(super) fn is_to_learn(&self, survey: &Survey, ca: &Name, names: &[Name], ask: &Ask) -> bool {
+        let asked = || names.iter().any(|name| survey.is_to_get(name, ask.missing));
         match survey.anchors.get(ca) {
             Some(Ok(None)) => true,
-            Some(Ok(Some(_))) => !ask.missing && self.is_stale(survey, ca),
+            Some(Ok(Some(_))) => self.is_stale(survey, ca) && (!ask.missing || asked()),
             Some(Err(_)) | None => false,
         }
     }
@@ -137,7 +139,7 @@ impl Run<'_> {
     /// What lies on disk for a CA: whom it must prove to be, our secrets, our held certificates.
     fn material(&self, survey: &Survey, name: &Name, settings: &ca::Settings) -> Result<Material, Failure> {
         let root = self.world.root.clone();
-        let state = format!("unwrapped/{name}");
+        let state = unwrapped_state(name);
         let sources = settings.secrets();
         let secrets: Vec<_> = sources.iter().map(|source| self.secret(source)).collect();
         let wrapped = sources.iter().position(|source| Some(*source) == settings.wrapped());
@@ -215,6 +217,11 @@ impl Run<'_> {
         info!(ca = %name, "CA {name}: made the embedded CA's key");
         Ok(Some(made))
     }
+}
+
+/// Where what was unwrapped for a CA lies until it is not needed.
+pub(super) fn unwrapped_state(ca: &Name) -> String {
+    format!("unwrapped/{ca}")
 }
 
 /// The secret of an earlier run, unless another wrapping token has come since.

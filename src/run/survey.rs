@@ -14,6 +14,7 @@ use crate::certificate::Certificate;
 use crate::config::Config;
 use crate::disk::{self, DiskError};
 use crate::facts::Facts;
+use crate::keepsake::Keepsake;
 use crate::node::{self, Node};
 use crate::plan::{self, Known, Verdict};
 use crate::setting::Name;
@@ -166,15 +167,15 @@ impl Survey {
         self.verdicts.get(name).and_then(Verdict::bundle)
     }
 
-    /// Whether a file goes with one of these certificates; one that goes with none is everyone's.
-    pub(super) fn concerns(&self, path: &Path, asked: &BTreeSet<Name>) -> bool {
+    /// The files that go with one of these certificates; one that goes with none is everyone's.
+    pub(super) fn concerned(&self, asked: &BTreeSet<Name>) -> BTreeSet<&Path> {
         let trusts = self.node.trusts.iter().map(|trust| (&trust.path, &trust.certificates));
         let files = self.node.files.iter().map(|file| (&file.path, &file.needs));
-        let keepsake = self.node.keepsakes.iter().find(|keepsake| keepsake.paths().any(|own| own == path));
-        if let Some(keepsake) = keepsake {
-            return asked.contains(&keepsake.name) || keepsake.users.iter().any(|user| asked.contains(user));
-        }
-        let with = trusts.chain(files).filter(|(there, _)| *there == path).map(|(_, names)| names);
-        with.into_iter().any(|names| names.is_empty() || names.iter().any(|name| asked.contains(name)))
+        let keepsakes = self.node.keepsakes.iter().filter(|keepsake| {
+            asked.contains(&keepsake.name) || keepsake.users.iter().any(|user| asked.contains(user))
+        });
+        let with = |names: &[Name]| names.is_empty() || names.iter().any(|name| asked.contains(name));
+        let found = trusts.chain(files).filter(|(_, names)| with(names)).map(|(path, _)| path.as_path());
+        found.chain(keepsakes.flat_map(Keepsake::paths)).collect()
     }
 }

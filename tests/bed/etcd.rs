@@ -13,6 +13,8 @@ use std::process::Command;
 const USER: u32 = 4301;
 /// Where a host finds the release that it runs.
 const PROGRAM: &str = "/opt/etcd/etcd";
+const YAML: &str = "/etc/etcd/etcd.yaml";
+const DROP_IN: &str = "/etc/systemd/system/etcd.service.d/50-nodecert.conf";
 
 /// The programs of one etcd release.
 pub(crate) struct EtcdRelease {
@@ -58,23 +60,35 @@ impl Etcd<'_> {
 
     /// `etcd --config-file FILE` as the host's user `etcd`, whose key nobody else can read.
     pub(crate) fn start(&self, config_file: &str) -> Member {
-        self.run(&[PROGRAM, "--config-file", config_file])
+        self.run(&[PROGRAM, "--config-file", config_file], "/etcd.log")
     }
 
     /// `etcd` with the variables of `environment_file` and nothing else, as a unit with EnvironmentFile=.
     pub(crate) fn start_with_environment(&self, environment_file: &str) -> Member {
+        self.start_with(environment_file, "/etcd.log")
+    }
+
+    /// As the distribution's unit starts it, by its drop-in if there is one: from the YAML, or from Debian's file.
+    pub(crate) fn start_as_unit(&self, log: &str) -> Member {
+        match self.host.path(DROP_IN).exists() {
+            true => self.run(&[PROGRAM, "--config-file", YAML], log),
+            false => self.start_with("/etc/default/etcd", log),
+        }
+    }
+
+    fn start_with(&self, environment_file: &str, log: &str) -> Member {
         let text = self.host.read(environment_file);
         let lines = text.lines().filter(|l| !l.is_empty() && !l.starts_with('#'));
         let variables: Vec<String> = lines.map(|l| l.replace('"', "")).collect();
         let mut argv = vec!["/usr/bin/env", "-i"];
         argv.extend(variables.iter().map(String::as_str));
         argv.push(PROGRAM);
-        self.run(&argv)
+        self.run(&argv, log)
     }
 
-    fn run(&self, argv: &[&str]) -> Member {
+    fn run(&self, argv: &[&str], log: &str) -> Member {
         let wrapper = self.inside(&format!("setpriv --reuid {USER} --regid {USER} --clear-groups"));
-        Member { daemon: Daemon::start(Some(wrapper), argv, &self.host.path("/etcd.log")) }
+        Member { daemon: Daemon::start(Some(wrapper), argv, &self.host.path(log)) }
     }
 
     /// `etcdctl ARGUMENTS` inside the host as root, with the host's own view of all paths.
@@ -89,6 +103,11 @@ impl Etcd<'_> {
     /// the server's own and the mounts end with it.
     fn inside(&self, wrapper: &str) -> Command {
         inside(self.host, self.netns, &self.release.programs, "opt/etcd", wrapper)
+    }
+
+    /// A shell that runs `script` inside the host as root, and has etcdctl at /opt/etcd.
+    pub(crate) fn shell(&self, script: &str, log: &str) -> Daemon {
+        Daemon::start(Some(self.inside("")), &["bash", "-c", script], &self.host.path(log))
     }
 }
 
@@ -108,15 +127,22 @@ impl Member {
     pub(crate) fn must_live(&mut self) {
         self.daemon.must_live();
     }
+
+    /// Ends it as systemd does.
+    pub(crate) fn end(&mut self) {
+        self.daemon.end();
+    }
 }
 
 /// What the live host's programs are mounted on. Debian merges /bin and /lib into /usr: links suffice there.
 fn mount_points(root: &Path) {
-    for directory in ["usr", "dev", "proc", "tmp", "opt/etcd", "opt/kubernetes"] {
+    for directory in ["usr", "dev", "proc", "tmp", "opt/etcd", "opt/kubernetes", "opt/nodecert"] {
         std::fs::create_dir_all(root.join(directory)).unwrap();
     }
     for link in ["bin", "sbin", "lib", "lib64"] {
-        symlink(Path::new("usr").join(link), root.join(link)).unwrap();
+        if !root.join(link).is_symlink() {
+            symlink(Path::new("usr").join(link), root.join(link)).unwrap();
+        }
     }
 }
 

@@ -7,13 +7,14 @@
 //! What a guest shares with the machine: kernel, clock, and what was written before a power cut, synced or not.
 
 use super::lan::Netns;
-use super::process::{Ended, ended};
+use super::process::{Ended, ended, must};
 use super::{eventually, provided};
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -31,7 +32,7 @@ umount -R /sys/fs/cgroup 2>/dev/null || umount -l /sys/fs/cgroup
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t overlay overlay -o "lowerdir=$image,upperdir=$directory/upper,workdir=$directory/work" "$directory/root"
 export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1
-exec systemd-nspawn --quiet --boot --register=no --keep-unit --link-journal=no --console=read-only \
+exec systemd-nspawn --quiet --boot --register=no --keep-unit --link-journal=no --console=read-only --resolv-conf=off --timezone=off \
     --capability=CAP_NET_ADMIN --network-namespace-path="$directory/network" --directory="$directory/root" "$@"
 "#;
 
@@ -99,24 +100,39 @@ impl<'a> Guest<'a> {
         guest
     }
 
-    /// nodecert as a package leaves it: the program, its units enabled, the directories of its consumers.
-    pub(crate) fn install(&self) {
-        let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+    /// The program alone.
+    pub(crate) fn install_program(&self) {
         let program = self.made("/usr/bin/nodecert");
-        let built = Path::new(env!("CARGO_BIN_EXE_nodecert"));
-        if std::fs::hard_link(built, &program).is_err() {
-            std::fs::copy(built, &program).unwrap();
+        match packaged() {
+            Some(package) => unpack(&package, "./usr/bin/nodecert", &self.path("/")),
+            None => std::fs::hard_link(env!("CARGO_BIN_EXE_nodecert"), &program)
+                .or_else(|_| std::fs::copy(env!("CARGO_BIN_EXE_nodecert"), &program).map(drop))
+                .unwrap(),
         }
-        self.copy(&project.join("systemd"), "/usr/lib/systemd/system");
-        self.copy(&project.join("packaging/tmpfiles.d"), "/usr/lib/tmpfiles.d");
-        self.link(
-            "/etc/systemd/system/multi-user.target.wants/nodecert.service",
-            "/usr/lib/systemd/system/nodecert.service",
-        );
-        self.link(
-            "/etc/systemd/system/timers.target.wants/nodecert-renew.timer",
-            "/usr/lib/systemd/system/nodecert-renew.timer",
-        );
+    }
+
+    /// nodecert as the package and its README leave it: units enabled, directories of its consumers made, gates
+    /// put before them. The package that tests/all has built, or, by hand, what would be in it.
+    pub(crate) fn install(&self) {
+        self.install_program();
+        let (systemd, tmpfiles) = ("/usr/lib/systemd/system", "/usr/lib/tmpfiles.d");
+        match packaged() {
+            Some(package) => unpack(&package, ".", &self.path("/")),
+            None => {
+                self.copy(&project("systemd"), systemd);
+                self.copy(&project("packaging/tmpfiles.d"), tmpfiles);
+            }
+        }
+        self.copy(&project("systemd/etcd.service.d"), "/etc/systemd/system/etcd.service.d");
+        for (target, unit) in [("multi-user", "nodecert.service"), ("timers", "nodecert-renew.timer")] {
+            self.link(
+                &format!("/etc/systemd/system/{target}.target.wants/{unit}"),
+                &format!("{systemd}/{unit}"),
+            );
+        }
+        for directory in ["/etc/etcd", "/etc/kubernetes", "/var/lib/kubelet"] {
+            std::fs::create_dir_all(self.path(directory)).unwrap();
+        }
     }
 
     /// cloud-init's NoCloud seed.
@@ -125,6 +141,11 @@ impl<'a> Guest<'a> {
         self.write("/var/lib/cloud/seed/nocloud/user-data", text);
         let meta = format!("instance-id: {name}\nlocal-hostname: {name}\n", name = self.name);
         self.write("/var/lib/cloud/seed/nocloud/meta-data", &meta);
+    }
+
+    /// Takes a file of the image away, from a host that is off: a whiteout, as the kernel's overlayfs.rst has it.
+    pub(crate) fn remove(&self, path: &str) {
+        must(Command::new("mknod").arg(self.made(path)).args(["c", "0", "0"]));
     }
 
     /// A drop-in of the administrator's.
@@ -160,8 +181,10 @@ impl<'a> Guest<'a> {
     pub(crate) fn write_secret(&self, path: &str, text: &str) {
         let path = self.made(path);
         std::fs::set_permissions(path.parent().unwrap(), PermissionsExt::from_mode(0o700)).unwrap();
+        // Fails only where there is none yet.
+        let _ = std::fs::remove_file(&path);
         let mut options = std::fs::OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path).unwrap();
+        let mut file = options.write(true).create_new(true).mode(0o600).open(path).unwrap();
         file.write_all(text.as_bytes()).unwrap();
     }
 
@@ -268,19 +291,19 @@ impl<'a> Guest<'a> {
         self.must(&format!("systemctl show --value --property {property} {unit}")).trim().to_owned()
     }
 
-    /// Waits until a unit is in `state`; fails with its journal.
+    /// Waits until a unit is in `state`, of ActiveState or SubState; fails with the journal.
     #[track_caller]
     pub(crate) fn wait_for(&self, unit: &str, state: &str, patience: Duration) {
         let began = Instant::now();
         loop {
-            let is = self.property(unit, "ActiveState");
-            if is == state {
+            let is = self.must(&format!("systemctl show --value --property ActiveState,SubState {unit}"));
+            if is.lines().any(|is| is == state) {
                 return;
             }
+            let (name, waited) = (&self.name, began.elapsed());
             assert!(
-                began.elapsed() < patience,
-                "{}: {unit} is {is}, not {state} within {patience:?}\n{}",
-                self.name,
+                waited < patience,
+                "{name}: {unit} is {is:?}, not {state} after {waited:?}\n{}",
                 self.journal("")
             );
             std::thread::sleep(Duration::from_millis(100));
@@ -361,13 +384,32 @@ impl Drop for Guest<'_> {
     }
 }
 
-/// Of a process, cgroup(7) leaves it to us where: beside the machine's own groups, in the hierarchy of version 2.
+fn project(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn packaged() -> Option<PathBuf> {
+    std::env::var_os("NODECERT_TEST_DEB").map(|path| project("").join(path))
+}
+
+/// A file of a package or, by `.`, all of it.
+fn unpack(package: &Path, what: &str, root: &Path) {
+    let mut files =
+        Command::new("dpkg-deb").arg("--fsys-tarfile").arg(package).stdout(Stdio::piped()).spawn().unwrap();
+    let from = files.stdout.take().unwrap();
+    let status = Command::new("tar").arg("-xC").arg(root).arg(what).stdin(from).status().unwrap();
+    assert!(status.success() && files.wait().unwrap().success(), "{}: {what}", package.display());
+}
+
+/// Beside the machine's own groups, in the hierarchy of version 2: cgroups(7).
 fn cgroup_of_its_own(name: &str) -> PathBuf {
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
     let version_2 =
         mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find(|mount| mount[2] == "cgroup2");
     let hierarchy = version_2.expect("a mounted cgroup2 hierarchy")[1].to_owned();
-    let cgroup = Path::new(&hierarchy).join(format!("nodecert-{}-{name}", std::process::id()));
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let cgroup = Path::new(&hierarchy).join(format!("nodecert-{}-{number}-{name}", std::process::id()));
     std::fs::create_dir(&cgroup).unwrap();
     cgroup
 }

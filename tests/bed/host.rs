@@ -159,6 +159,13 @@ impl Outcome {
         self
     }
 
+    /// Its exit code, which has to be one of these.
+    #[track_caller]
+    pub(crate) fn is_one_of(&self, codes: &[i32]) -> i32 {
+        let code = self.code.filter(|code| codes.contains(code));
+        code.unwrap_or_else(|| panic!("{self:#?}"))
+    }
+
     /// Fails unless it failed, whether refused or to be tried again.
     #[track_caller]
     pub(crate) fn gets_nothing(self) -> Self {

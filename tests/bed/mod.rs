@@ -7,8 +7,10 @@
 
 // Each test target includes the whole bed and uses its own part of it.
 #![allow(dead_code, unused_imports)]
+#![allow(clippy::print_stderr, reason = "figures of a test that passes")]
 
 mod etcd;
+mod fleet;
 mod gate;
 mod guest;
 mod host;
@@ -20,12 +22,13 @@ mod puppet;
 mod x509;
 
 pub(crate) use etcd::{Etcd, EtcdRelease, Member};
+pub(crate) use fleet::{Fleet, Writer};
 pub(crate) use gate::Gate;
 pub(crate) use guest::{Debian, Guest};
 pub(crate) use host::{Host, Outcome};
 pub(crate) use kubernetes::Kubernetes;
 pub(crate) use lan::{Lan, Netns};
-pub(crate) use openbao::{Login, Openbao, Pki};
+pub(crate) use openbao::{Login, NAME, Openbao, Pki};
 pub(crate) use process::{Daemon, Ended, ended, must};
 pub(crate) use puppet::{
     Autosign, PASSWORD, PuppetConfig, PuppetRelease, Puppetserver, Renewal, fingerprint,

@@ -1,23 +1,27 @@
 //! A real OpenBao: one raft node behind TLS on loopback, initialised, unsealed and served by the static
 //! binary itself, with PKI mounts and logins made over its HTTP API as an administrator would.
 
-use super::process::Daemon;
+use super::process::{Daemon, must};
 use super::x509::Authority;
 use super::{eventually, free_port, provided};
 use reqwest::{Method, StatusCode};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use serde_json::{Value, json};
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
+
+/// What every listener's certificate is for besides loopback; no resolver knows it.
+pub(crate) const NAME: &str = "vault.chaos.test";
 
 /// A running server. Killed when dropped.
 pub(crate) struct Openbao {
     daemon: Daemon,
     directory: TempDir,
     port: u16,
-    authority: Authority,
+    authority: Arc<Authority>,
     http: reqwest::Client,
     root_token: String,
     unseal_key: String,
@@ -26,17 +30,77 @@ pub(crate) struct Openbao {
 impl Openbao {
     /// A new server with empty storage, unsealed and active.
     pub(crate) fn start() -> Self {
-        let directory = TempDir::new().unwrap();
-        let authority = Authority::new("OpenBao listener");
-        let port = free_port();
-        let daemon = serve(directory.path(), &authority, port);
+        let mut server = Self::boot(Arc::new(Authority::new("OpenBao listener")), "bed");
+        server.initialise();
+        server.unseal();
+        server
+    }
+
+    /// Three nodes of one raft; the first is the leader.
+    pub(crate) fn raft() -> [Self; 3] {
+        let first = Self::start();
+        // A node that joins has no vote before it was stable for ten seconds.
+        let autopilot = json!({"server_stabilization_time": "1s"});
+        first.admin(Method::POST, "sys/storage/raft/autopilot/configuration", &autopilot);
+        let others = ["second", "third"].map(|name| {
+            let mut node = Self::boot(first.authority.clone(), name);
+            (node.root_token, node.unseal_key) = (first.root_token.clone(), first.unseal_key.clone());
+            let leader = json!({"leader_api_addr": first.url(), "leader_ca_cert": first.tls_pem()});
+            let (status, body) = node.ask(Method::PUT, "sys/storage/raft/join", None, &leader);
+            assert!(status.is_success(), "join: {status} {body}");
+            node.unseal_one_of_three();
+            node
+        });
+        let [second, third] = others;
+        eventually("three nodes that vote", || {
+            let raft = first.admin(Method::GET, "sys/storage/raft/configuration", &json!(null));
+            let servers = raft["data"]["config"]["servers"].as_array().cloned().unwrap_or_default();
+            match servers.iter().filter(|server| server["voter"] == true).count() {
+                3 => Ok(()),
+                votes => Err(format!("{votes} vote")),
+            }
+        });
+        [first, second, third]
+    }
+
+    /// A server that answers and is neither initialised nor unsealed.
+    fn boot(authority: Arc<Authority>, name: &str) -> Self {
+        let (directory, port) = (TempDir::new().unwrap(), free_port());
+        configure(directory.path(), name, port);
+        show(directory.path(), &authority);
+        let daemon = serve(directory.path());
         let http = client(&authority);
         let (root_token, unseal_key) = (String::new(), String::new());
         let mut server = Self { daemon, directory, port, authority, http, root_token, unseal_key };
         server.wait_until_it_answers();
-        server.initialise();
-        server.unseal();
         server
+    }
+
+    /// Starts again what was stopped, with the storage that it had; it is sealed then.
+    pub(crate) fn restart(&mut self) {
+        self.stop();
+        self.daemon = serve(self.directory.path());
+        self.wait_until_it_answers();
+    }
+
+    /// Replaces the certificate of the listener by one of this authority, without a restart.
+    pub(crate) fn show(&self, authority: &Authority) {
+        show(self.directory.path(), authority);
+        must(Command::new("kill").args(["-HUP", &self.daemon.pid().to_string()]));
+    }
+
+    pub(crate) fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    pub(crate) fn is_sealed(&self) -> bool {
+        self.try_ask(Method::GET, "sys/seal-status", None, &json!(null))
+            .is_ok_and(|(_, body)| body["sealed"] == true)
+    }
+
+    /// Whether this node is the one that signs.
+    pub(crate) fn is_active(&self) -> bool {
+        matches!(self.try_ask(Method::GET, "sys/health", None, &json!(null)), Ok((StatusCode::OK, _)))
     }
 
     pub(crate) fn port(&self) -> u16 {
@@ -62,14 +126,21 @@ impl Openbao {
 
     /// Returns when the node is active again.
     pub(crate) fn unseal(&self) {
+        self.unseal_until("sys/health");
+    }
+
+    /// Returns when the node is a standby again, or active.
+    pub(crate) fn unseal_one_of_three(&self) {
+        self.unseal_until("sys/health?standbyok=true");
+    }
+
+    /// 200 from the health page is: initialised, unsealed, active.
+    fn unseal_until(&self, page: &str) {
         let (status, body) = self.ask(Method::PUT, "sys/unseal", None, &json!({"key": self.unseal_key}));
         assert!(status.is_success(), "unseal: {status} {body}");
-        // 200 from the health page is: initialised, unsealed, active.
-        eventually("an active OpenBao", || {
-            match self.try_ask(Method::GET, "sys/health", None, &json!(null)) {
-                Ok((StatusCode::OK, _)) => Ok(()),
-                other => Err(format!("{other:?}")),
-            }
+        eventually("an unsealed OpenBao", || match self.try_ask(Method::GET, page, None, &json!(null)) {
+            Ok((StatusCode::OK, _)) => Ok(()),
+            other => Err(format!("{other:?}")),
         });
     }
 
@@ -108,6 +179,13 @@ impl Openbao {
         self.admin(list, "auth/token/accessors", &json!(null))["data"]["keys"].as_array().unwrap().len()
     }
 
+    /// How many certificates a mount has signed.
+    pub(crate) fn certificates(&self, mount: &str) -> usize {
+        let list = Method::from_bytes(b"LIST").unwrap();
+        let listed = self.admin(list, &format!("{mount}/certs"), &json!(null));
+        listed["data"]["keys"].as_array().unwrap().len()
+    }
+
     /// A token with `policy` that no one has to log in for.
     pub(crate) fn token(&self, policy: &str) -> String {
         let made = self.admin(Method::POST, "auth/token/create", &json!({"policies": [policy], "ttl": "1h"}));
@@ -122,6 +200,21 @@ impl Openbao {
         let intermediate_pem = self.intermediate(&root, &mount, name);
         let role_id = self.login(name, &mount);
         Pki { server: self, name: name.to_owned(), mount, root_pem, intermediate_pem, role_id }
+    }
+
+    /// The same with one mount, `NAME/prod/pki`, whose root signs.
+    pub(crate) fn root_pki(&self, name: &str) -> Pki<'_> {
+        let mount = format!("{name}/prod/pki");
+        let root_pem = self.root(&mount, name);
+        let role_id = self.login(name, &mount);
+        Pki {
+            server: self,
+            name: name.to_owned(),
+            mount,
+            intermediate_pem: root_pem.clone(),
+            root_pem,
+            role_id,
+        }
     }
 
     fn root(&self, mount: &str, name: &str) -> String {
@@ -269,11 +362,11 @@ impl Pki<'_> {
         self.server.admin(Method::POST, &format!("{}/roles/{name}", self.mount), &role);
     }
 
-    /// How many certificates this mount has signed, with its own.
+    /// How many certificates this mount has signed. Where there is none, the list is not found.
     pub(crate) fn signed(&self) -> usize {
-        let list = Method::from_bytes(b"LIST").unwrap();
-        let there = self.server.admin(list, &format!("{}/certs", self.mount), &json!(null));
-        there["data"]["keys"].as_array().unwrap().len()
+        let (list, path) = (Method::from_bytes(b"LIST").unwrap(), format!("{}/certs", self.mount));
+        let (_, there) = self.server.ask(list, &path, Some(&self.server.root_token), &json!(null));
+        there["data"]["keys"].as_array().map_or(0, Vec::len)
     }
 
     /// The policy that may sign here and nothing else.
@@ -342,28 +435,34 @@ impl Pki<'_> {
     }
 }
 
-/// Writes the configuration and starts the server.
-fn serve(directory: &Path, authority: &Authority, port: u16) -> Daemon {
-    let at = |name: &str| directory.join(name).to_str().unwrap().to_owned();
-    // The last two: as guests reach it, through a gate.
-    let listener = authority.issue(&["127.0.0.1", "localhost", "10.99.0.1", "vault.example.com"]);
-    std::fs::create_dir(at("raft")).unwrap();
-    std::fs::write(at("listener.crt"), listener.certificate).unwrap();
-    std::fs::write(at("listener.key"), listener.key).unwrap();
-    std::fs::write(at("bao.hcl"), configuration(&at("raft"), &at("listener.crt"), &at("listener.key"), port))
-        .unwrap();
+fn serve(directory: &Path) -> Daemon {
     let program = provided("NODECERT_TEST_BAO");
-    let argv = [program.to_str().unwrap(), "server", &format!("-config={}", at("bao.hcl"))];
-    Daemon::start(None, &argv, &directory.join("bao.log"))
+    let configuration = format!("-config={}", directory.join("bao.hcl").display());
+    Daemon::start(None, &[program.to_str().unwrap(), "server", &configuration], &directory.join("bao.log"))
+}
+
+/// Puts the certificate there that the listener shows.
+fn show(directory: &Path, authority: &Authority) {
+    // The middle two: as guests reach it, through a gate.
+    let listener = authority.issue(&["127.0.0.1", "localhost", "10.99.0.1", "vault.example.com", NAME]);
+    std::fs::write(directory.join("listener.crt"), listener.certificate).unwrap();
+    std::fs::write(directory.join("listener.key"), listener.key).unwrap();
+}
+
+fn configure(directory: &Path, name: &str, port: u16) {
+    let at = |name: &str| directory.join(name).to_str().unwrap().to_owned();
+    std::fs::create_dir(at("raft")).unwrap();
+    let text = configuration(name, &at("raft"), &at("listener.crt"), &at("listener.key"), port);
+    std::fs::write(at("bao.hcl"), text).unwrap();
 }
 
 /// `performance_multiplier = 1`: a single node then elects itself in one second instead of seven.
-fn configuration(storage: &str, certificate: &str, key: &str, port: u16) -> String {
+fn configuration(name: &str, storage: &str, certificate: &str, key: &str, port: u16) -> String {
     let cluster = free_port();
     format!(
         r#"storage "raft" {{
   path = "{storage}"
-  node_id = "bed"
+  node_id = "{name}"
   performance_multiplier = "1"
 }}
 listener "tcp" {{
@@ -383,11 +482,13 @@ fn client(authority: &Authority) -> reqwest::Client {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
+    // A session that goes on would not look at a certificate that was replaced.
+    tls.resumption = rustls::client::Resumption::disabled();
     // Each call runs on a runtime of its own, which takes its connections with it: keep none.
     let builder =
         reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().pool_max_idle_per_host(0);

@@ -78,6 +78,20 @@ impl Daemon {
         assert!(ended.is_none(), "the server ended with {}:\n{}", ended.unwrap(), self.log());
     }
 
+    /// Asks it to end, as systemd does, and waits until it has.
+    pub(crate) fn end(&mut self) {
+        let pid = nix::unistd::Pid::from_raw(self.child.id().cast_signed());
+        // Fails only when it has already gone.
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+        for _ in 0..1_000 {
+            if self.child.try_wait().unwrap().is_some() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.kill();
+    }
+
     pub(crate) fn kill(&mut self) {
         // Either call fails only when the process has already gone, which is what is wanted.
         let _ = self.child.kill();

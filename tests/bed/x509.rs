@@ -5,6 +5,7 @@ use super::process::must;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, SystemTime};
 
 /// A certificate authority of the test's own.
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -30,8 +31,14 @@ impl Authority {
 
     /// A leaf for `names` (host names or addresses), good for both ends of a connection.
     pub(crate) fn issue(&self, names: &[&str]) -> ServerCertificate {
+        self.issue_from(names, SystemTime::now() - Duration::from_secs(60))
+    }
+
+    /// The same, valid from `not_before` on.
+    pub(crate) fn issue_from(&self, names: &[&str], not_before: SystemTime) -> ServerCertificate {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-        let params = CertificateParams::new(names).unwrap();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.not_before = not_before.into();
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.0).unwrap();
         ServerCertificate { certificate: certificate.pem(), key: key.serialize_pem() }

@@ -6,6 +6,7 @@
 
 pub mod bend;
 pub mod cfssl;
+pub mod member;
 mod puppet;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +15,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bend::{Bend, Deed, Wire};
 
@@ -23,6 +24,7 @@ use rcgen::{
     KeyPair, KeyUsagePurpose,
 };
 use rustls::server::WebPkiClientVerifier;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer};
@@ -92,7 +94,7 @@ pub struct Seen {
     pub at: Instant,
 }
 
-type Authority = CertifiedIssuer<'static, KeyPair>;
+pub type Authority = CertifiedIssuer<'static, KeyPair>;
 
 /// A root and the intermediate that signs.
 pub struct Pki {
@@ -138,11 +140,15 @@ pub struct Fake {
 struct State {
     tls: Pki,
     server_leaf: CertificateDer<'static>,
+    server_key: String,
     signing: Pki,
     other: Pki,
     has_issuer: AtomicBool,
     has_second_root: AtomicBool,
     ahead: AtomicI64,
+    base: Mutex<Option<OffsetDateTime>>,
+    signs_with_other: AtomicBool,
+    publishes_first: AtomicBool,
     lifetime: AtomicI64,
     script: Mutex<Vec<Scripted>>,
     seen: Mutex<Vec<Seen>>,
@@ -160,13 +166,25 @@ struct State {
 impl State {
     /// What time it is there.
     fn now(&self) -> OffsetDateTime {
-        OffsetDateTime::now_utc() + time::Duration::seconds(self.ahead.load(Ordering::SeqCst))
+        let base = self.base.lock().unwrap().unwrap_or_else(OffsetDateTime::now_utc);
+        base + time::Duration::seconds(self.ahead.load(Ordering::SeqCst))
     }
 
     fn published(&self) -> Vec<String> {
         let second = self.has_second_root.load(Ordering::SeqCst).then(|| self.other.root.pem());
-        self.signing.chain().into_iter().chain(second).collect()
+        let first = self.publishes_first.load(Ordering::SeqCst).then(|| self.signing.chain());
+        first.into_iter().flatten().chain(second).collect()
     }
+}
+
+/// The certificate that a server shows, before it is signed.
+pub struct Showing<'a> {
+    pub params: CertificateParams,
+    /// Who signs it, instead of the server's own CA.
+    pub issuer: Option<Authority>,
+    /// What is sent with it.
+    pub above: Vec<CertificateDer<'static>>,
+    pub tls: &'a Pki,
 }
 
 struct Scripted {
@@ -182,8 +200,22 @@ impl Fake {
         Self::start_on("127.0.0.1")
     }
 
+    /// Starts with a certificate of its own that outlives all that it signs.
+    pub fn lasting() -> Self {
+        Self::start_as(|showing| showing.params.not_after = OffsetDateTime::now_utc() + 3_600 * DAY)
+    }
+
     /// Starts on another address; its certificate is for 127.0.0.1 and localhost all the same.
     pub fn start_on(ip: &str) -> Self {
+        Self::start_with(ip, |_| {})
+    }
+
+    /// Starts with a server certificate of another shape.
+    pub fn start_as(shape: impl FnOnce(&mut Showing<'_>)) -> Self {
+        Self::start_with("127.0.0.1", shape)
+    }
+
+    fn start_with(ip: &str, shape: impl FnOnce(&mut Showing<'_>)) -> Self {
         let listener = TcpListener::bind((ip, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let (tls, signing, other) = (Pki::new("tls"), Pki::new("etcd"), Pki::new("stranger"));
@@ -193,18 +225,27 @@ impl Fake {
         params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
         params.not_before = OffsetDateTime::now_utc() - DAY;
         params.not_after = OffsetDateTime::now_utc() + 30 * DAY;
-        let server_leaf = params.signed_by(&server_key, &tls.issuing).unwrap().der().clone();
-        let config = server_config(&tls, &signing, &server_leaf, &server_key);
+        let above = vec![tls.issuing.der().clone()];
+        let mut showing = Showing { params, issuer: None, above, tls: &tls };
+        shape(&mut showing);
+        let issuer = showing.issuer.as_ref().unwrap_or(&tls.issuing);
+        let server_leaf = showing.params.signed_by(&server_key, issuer).unwrap().der().clone();
+        let presented = [vec![server_leaf.clone()], showing.above].concat();
+        let config = server_config(&tls, &signing, presented, &server_key);
         let puppet = puppet::Shelf::new(&tls);
         let state = Arc::new(State {
             puppet,
             tls,
             server_leaf,
+            server_key: server_key.serialize_pem(),
             signing,
             other,
             has_issuer: AtomicBool::new(true),
             has_second_root: AtomicBool::new(false),
             ahead: AtomicI64::new(0),
+            base: Mutex::default(),
+            signs_with_other: AtomicBool::new(false),
+            publishes_first: AtomicBool::new(true),
             lifetime: AtomicI64::new(0),
             script: Mutex::default(),
             seen: Mutex::default(),
@@ -219,6 +260,12 @@ impl Fake {
         let shared = state.clone();
         thread::spawn(move || accept(&listener, &config, &shared));
         Self { url: format!("https://{address}"), address, state }
+    }
+
+    /// Certificate and key of the server, PEM.
+    pub fn server_pem(&self) -> (String, String) {
+        let chain = self.presented().iter().map(|der| bend::pem("CERTIFICATE", der)).collect();
+        (chain, self.state.server_key.clone())
     }
 
     /// The root that the server's own certificate leads to.
@@ -278,6 +325,21 @@ impl Fake {
     /// Publishes a second root beside the one that signs, as before a rotation.
     pub fn add_root(&self) {
         self.state.has_second_root.store(true, Ordering::SeqCst);
+    }
+
+    /// Signs with that root's intermediate from now on.
+    pub fn rotate(&self) {
+        self.state.signs_with_other.store(true, Ordering::SeqCst);
+    }
+
+    /// Publishes the first root no longer, as after a rotation.
+    pub fn drop_first_root(&self) {
+        self.state.publishes_first.store(false, Ordering::SeqCst);
+    }
+
+    /// Its clock stands still, but for what [`Fake::later`] says.
+    pub fn stand_still(&self, base: SystemTime) {
+        *self.state.base.lock().unwrap() = Some(base.into());
     }
 
     /// Wraps a new secret_id; the path is what `sys/wrapping/lookup` will say.
@@ -346,7 +408,7 @@ impl State {
 fn server_config(
     tls: &Pki,
     signing: &Pki,
-    leaf: &CertificateDer<'static>,
+    presented: Vec<CertificateDer<'static>>,
     key: &KeyPair,
 ) -> Arc<ServerConfig> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -358,12 +420,13 @@ fn server_config(
         .build()
         .unwrap();
     let key = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap();
+    let key = provider.key_provider.load_private_key(key).unwrap();
     let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_client_cert_verifier(verifier)
-        .with_single_cert(vec![leaf.clone(), tls.issuing.der().clone()], key)
-        .unwrap();
+        // Whatever it is: rustls would not take each that a test shows.
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(CertifiedKey::new(presented, key))));
     Arc::new(config)
 }
 
@@ -439,7 +502,7 @@ fn answer(stream: &mut Stream, state: &State, seen: &Seen, fault: Option<Fault>)
         Some(Fault::HugeBody) => {
             write(stream, state.now(), 200, "application/json", "", &vec![b' '; 10 << 20])
         }
-        Some(Fault::EndlessBody) => endless(stream, state),
+        Some(Fault::EndlessBody) => endless(stream, &state.stop),
         Some(Fault::Redirect(to)) => write(stream, state.now(), 307, "", &format!("Location: {to}\r\n"), b""),
         Some(Fault::Hang) => hang(state),
         Some(Fault::HalfClosed) => half_close(stream),
@@ -501,10 +564,10 @@ fn write(
 }
 
 /// A body without a length that does not end before 10 MB.
-fn endless(stream: &mut Stream, state: &State) -> io::Result<bool> {
+fn endless(stream: &mut Stream, stop: &AtomicBool) -> io::Result<bool> {
     write!(stream, "HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n")?;
     for _ in 0..160 {
-        if state.stop.load(Ordering::SeqCst) {
+        if stop.load(Ordering::SeqCst) {
             break;
         }
         write!(stream, "10000\r\n")?;
@@ -583,6 +646,9 @@ fn route(state: &State, seen: &Seen, peer: bool, fault: Option<&Fault>) -> (u16,
         path if path.starts_with(&format!("{MOUNT}/sign")) && known(state, seen) => {
             sign(state, path, &seen.body, fault)
         }
+        path if path == format!("{MOUNT}/revoke") && known(state, seen) => {
+            (200, json!({ "data": { "revocation_time": 1 } }).to_string())
+        }
         _ => refuse(403, "permission denied"),
     }
 }
@@ -616,7 +682,8 @@ fn sign(state: &State, path: &str, body: &Value, fault: Option<&Fault>) -> (u16,
     let asked = Some(state.lifetime.load(Ordering::SeqCst)).filter(|&given| given > 0).or(asked);
     complete(state, &mut request.params, asked.map(time::Duration::seconds));
     distort(&mut request.params, fault);
-    let pki = if fault == Some(&Fault::OtherCa) { &state.other } else { &state.signing };
+    let other = fault == Some(&Fault::OtherCa) || state.signs_with_other.load(Ordering::SeqCst);
+    let pki = if other { &state.other } else { &state.signing };
     if let Some(Fault::Bent(bend)) = fault {
         return said(&bend::signed(state, request, pki, pki.chain(), Some(*bend)));
     }

@@ -9,7 +9,7 @@ mod process;
 
 pub(crate) use crowd::{Fared, at_once};
 pub(crate) use floor::{Floor, PIECES};
-pub(crate) use process::{Calls, Sample, calls, resident, sample};
+pub(crate) use process::{Calls, Sample, calls, own, resident, sample};
 
 /// Median and spread of samples.
 #[derive(Debug, Clone, Copy, Default)]

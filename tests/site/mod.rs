@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use nodecert::clock::Clock;
-use nodecert::facts::Host;
+use nodecert::facts::{Host, Interface};
 use nodecert::report::{Action, Report};
 use nodecert::root::Root;
 use nodecert::run::{self, Ask, World};
@@ -29,7 +29,8 @@ pub struct Site {
 
 impl Site {
     pub fn new(fake: &Fake) -> Self {
-        let root = TempDir::new().unwrap();
+        // Where syncing costs nothing: what is durable is another test's matter.
+        let root = TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap();
         let config = root.path().join("config.toml");
         fs::create_dir_all(root.path().join("etc/nodecert")).unwrap();
         fs::write(root.path().join("etc/nodecert/vault-ca.pem"), fake.tls_pem()).unwrap();
@@ -47,6 +48,34 @@ impl Site {
             config: Some(config),
         };
         Self { world, ahead, root }
+    }
+
+    /// The addresses of its certificate are those that are detected.
+    pub fn detecting(fake: &Fake) -> Self {
+        let mut site = Self::new(fake);
+        site.reconfigure("addresses = [\"10.0.0.11\"]", "interfaces = [\"lan0\"]");
+        site.reconfigure("ips = [\"10.0.0.11\"]", "ips = [\"{{ addresses }}\"]");
+        site.has_addresses("10.0.0.11");
+        site
+    }
+
+    /// What the kernel says from now on.
+    pub fn has_addresses(&mut self, addresses: &str) {
+        self.world.host.interfaces = Some(vec![Interface {
+            name: "lan0".to_owned(),
+            up: true,
+            loopback: false,
+            addresses: addresses.split(' ').map(|ip| ip.parse().unwrap()).collect(),
+        }]);
+    }
+
+    /// The clocks of host and CA stand still, but for what [`Site::later`] says; the time they stand at.
+    pub fn stand_still(&mut self, fake: &Fake) -> SystemTime {
+        let base = SystemTime::now();
+        fake.stand_still(base);
+        let ahead = self.ahead.clone();
+        self.world.clock = Clock::new(move || base + Duration::from_secs(ahead.load(Ordering::SeqCst)));
+        base
     }
 
     /// Moves the clocks of host and CA.

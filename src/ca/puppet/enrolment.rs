@@ -126,13 +126,18 @@ impl Enrolment<'_> {
     }
 
     async fn accept(&self, leaf: CertificateDer<'static>) -> Result<Issued, CaError> {
-        let read = Leaf::parse(&leaf).ok();
-        if self.request.held.is_some_and(|held| read.as_ref() == Some(held)) {
+        let read = Leaf::parse(&leaf).map_err(|why| CaError::BadAnswer {
+            ca: self.puppet.ca.clone(),
+            asked: format!("give the certificate {}", self.certname()),
+            url: self.puppet.settings.server.urls.join(", "),
+            why: why.to_string(),
+        })?;
+        if self.request.held == Some(&read) {
             return Err(self.taken("it is the name of the certificate that this host holds, whose names and key cannot be changed"));
         }
-        let Some(read) = read.filter(|read| read.is_for(self.request.csr)) else {
+        if !read.is_for(self.request.csr) {
             return Err(self.taken("the CA has signed it for another key: of another host, or of this one before it was set up anew"));
-        };
+        }
         if let Some(lacking) = lacking(&read, self.request.identity) {
             return Err(self
                 .taken(format!("the CA has signed it without {lacking}, and one name is one certificate")));

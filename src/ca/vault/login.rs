@@ -1,5 +1,6 @@
 //! How a host proves to Vault who it is: up the ladder, one login a run.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use reqwest::Method;
@@ -8,10 +9,14 @@ use serde_json::{Value, json};
 
 use super::rung::{AppRole, Cert, Rung};
 use super::{TOKEN, Vault};
+use crate::bundle::Bundle;
 use crate::ca::CaError;
-use crate::ca::text::one_line;
 use crate::ca::wire::{Body, Wire};
-use crate::setting::Secret;
+use crate::https::one_line;
+use crate::setting::{Name, Secret};
+
+/// Bytes; those of Vault have about a hundred, batch tokens some hundreds.
+const MAX_TOKEN: usize = 8 * 1024;
 
 /// What we are known by for the rest of the run.
 #[derive(Debug, Clone)]
@@ -19,6 +24,8 @@ pub(super) struct Token {
     pub(super) secret: Secret,
     /// Whether it comes from our own login, and is to be revoked.
     pub(super) ours: bool,
+    /// Whether that login was by a certificate that this host holds.
+    pub(super) by_certificate: bool,
 }
 
 /// Why a rung did not bear.
@@ -82,7 +89,7 @@ impl Vault {
             Rung::Token(_) => self.given(secret()?, is_last).await,
             Rung::AppRole(approle) if approle.wrapped => self.unwrapped(approle, secret).await,
             Rung::AppRole(approle) => Ok(self.approle(approle, secret()?).await?),
-            Rung::Cert(cert) => self.certificate(cert).await,
+            Rung::Cert(cert) => self.certificate(cert, &self.bundles).await,
             Rung::Jwt(jwt) => {
                 let body = json!({ "role": jwt.role, "jwt": secret()?.expose() });
                 Ok(self.log_in(&self.wire, &jwt.mount, body).await?)
@@ -98,7 +105,7 @@ impl Vault {
             call.headers.insert(TOKEN, self.header(token)?);
             self.checked(&self.wire, &call).await?;
         }
-        Ok(Token { secret: token.clone(), ours: false })
+        Ok(Token { secret: token.clone(), ours: false, by_certificate: false })
     }
 
     async fn approle(&self, approle: &AppRole, secret_id: &Secret) -> Result<Token, CaError> {
@@ -106,14 +113,36 @@ impl Vault {
         self.log_in(&self.wire, &approle.mount, body).await
     }
 
-    async fn certificate(&self, cert: &Cert) -> Result<Token, Missed> {
-        let Some(bundle) = self.bundles.get(cert.certificate.get_ref()) else {
+    /// Tried with the certificate itself, unless this run came in by one.
+    pub(in crate::ca) async fn needs_no_secret(&self, held: &BTreeMap<Name, Bundle>) -> bool {
+        if matches!(self.login.get(), Some(Ok(token)) if token.by_certificate) {
+            return true;
+        }
+        for rung in &self.settings.auth {
+            let Rung::Cert(cert) = rung else { continue };
+            match self.certificate(cert, held).await {
+                Ok(token) => {
+                    self.give_back(&token).await;
+                    return true;
+                }
+                Err(Missed::Absent(_)) => {}
+                Err(Missed::Error(error)) => {
+                    tracing::warn!(ca = %self.ca, "CA {}: the secret of the first login is kept, for {rung} does not work yet: {error}", self.ca);
+                }
+            }
+        }
+        false
+    }
+
+    async fn certificate(&self, cert: &Cert, held: &BTreeMap<Name, Bundle>) -> Result<Token, Missed> {
+        let Some(bundle) = held.get(cert.certificate.get_ref()) else {
             return Err(Missed::Absent("it is not held, or not usable any more".to_owned()));
         };
         let (server, trust) = (&self.settings.server, self.trust.clone());
         let wire = Wire::new(&self.ca, server, trust, Some(bundle), &self.clock, self.deadline)?;
         let body = cert.role.as_ref().map_or_else(|| json!({}), |role| json!({ "name": role }));
-        Ok(self.log_in(&wire, &cert.mount, body).await?)
+        let token = self.log_in(&wire, &cert.mount, body).await?;
+        Ok(Token { by_certificate: true, ..token })
     }
 
     /// A wrapping token opens once. So what was kept from an earlier run goes first, and what is in the
@@ -198,7 +227,12 @@ impl Vault {
         call.body = Some(Body::Json(body));
         let answer = self.checked(wire, &call).await?;
         let login: Login = self.read(&answer, &call)?;
-        Ok(Token { secret: Secret::new(&login.auth.client_token), ours: true })
+        let secret = Secret::new(&login.auth.client_token);
+        let length = secret.expose().len();
+        if length == 0 || length > MAX_TOKEN || self.header(&secret).is_err() {
+            return Err(self.bad(&answer, &call, "the token in it is none"));
+        }
+        Ok(Token { secret, ours: true, by_certificate: false })
     }
 }
 
@@ -211,7 +245,8 @@ fn spent(error: CaError, approle: &AppRole) -> CaError {
             url,
             said,
             advice: format!(
-                "the wrapping token is used or expired; if nobody on this host used it, treat it as intercepted: revoke the secret_id; make a new one: {}",
+                "the wrapping token from {} is used or expired. Expired: this host came up later than its -wrap-ttl after it was made, or its clock or the CA's is wrong. Used: was the state of this host lost since, which kept what was in it? If not, someone else opened it: treat it as intercepted, and revoke the secret_id. Then make a new one: {}",
+                approle.secret_id,
                 make_new(approle)
             ),
         },

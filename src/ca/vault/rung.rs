@@ -1,6 +1,7 @@
 //! `auth`: the ladder of ways to log in, tried in order.
 
 use std::fmt;
+use std::path::Path;
 
 use serde::Deserialize;
 
@@ -41,6 +42,8 @@ pub struct AppRole {
     pub secret_id: SecretSource,
     #[serde(default)]
     pub wrapped: bool,
+    #[serde(default)]
+    pub wipe: bool,
     #[serde(default = "approle")]
     pub mount: String,
 }
@@ -98,6 +101,12 @@ pub(super) fn rungs(auth: Option<At<Vec<At<RungTable>>>>, faults: &mut Faults<'_
         faults.add(span, "has two wrapped secrets in auth; what is unwrapped is kept, and only one can be");
         return None;
     }
+    if rungs.iter().any(|rung| rung.wipes().is_some())
+        && rungs.iter().all(|rung| rung.certificate().is_none())
+    {
+        faults.add(span, "has wipe = true in auth and no other way to log in afterwards; add { cert = { certificate = \"…\" } } before it");
+        return None;
+    }
     Some(rungs)
 }
 
@@ -113,6 +122,11 @@ fn rung(table: RungTable) -> Result<Rung, String> {
             );
         }
     };
+    if let Rung::AppRole(AppRole { wipe: true, secret_id, .. }) = &rung
+        && !matches!(secret_id, SecretSource::File(_))
+    {
+        return Err("has wipe = true in auth for a secret that is no { file }".to_owned());
+    }
     match rung.mount() {
         Some(mount) if !mount.split('/').all(is_segment) => Err(format!(
             "has the faulty auth mount {mount:?}; write it without auth/ and outer slashes, such as \"approle\""
@@ -140,6 +154,14 @@ impl Rung {
 
     pub(super) fn is_wrapped(&self) -> bool {
         matches!(self, Self::AppRole(approle) if approle.wrapped)
+    }
+
+    /// The file that is erased once it is not needed.
+    pub(super) fn wipes(&self) -> Option<&Path> {
+        match self {
+            Self::AppRole(AppRole { wipe: true, secret_id: SecretSource::File(path), .. }) => Some(path),
+            _ => None,
+        }
     }
 
     fn mount(&self) -> Option<&str> {

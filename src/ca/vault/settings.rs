@@ -1,6 +1,7 @@
 //! `[ca.NAME.vault]`: what is written, what it means, and which option of a role is behind a rejection.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use serde::Deserialize;
 
@@ -158,6 +159,10 @@ impl Settings {
 
     pub(in crate::ca) fn wrapped(&self) -> Option<&SecretSource> {
         self.auth.iter().filter(|rung| rung.is_wrapped()).find_map(Rung::secret)
+    }
+
+    pub(in crate::ca) fn wipes(&self) -> Vec<&Path> {
+        self.auth.iter().filter_map(Rung::wipes).collect()
     }
 
     pub(in crate::ca) fn logs_in_with(&self) -> Vec<&At<Name>> {

@@ -23,7 +23,7 @@ use crate::clock::{Clock, at, from_seconds};
 use crate::trust::{Anchors, Pin, Tls};
 
 /// The TLS side of a client: whom it trusts, whom it claims to be, and what time it is.
-pub(super) fn client_config(
+pub(crate) fn client_config(
     trust: Trust,
     identity: Option<&Bundle>,
     clock: &Clock,
@@ -54,7 +54,7 @@ impl TimeProvider for Clock {
 
 /// Whom to trust, with what that needs.
 #[derive(Debug, Clone)]
-pub(super) enum Trust {
+pub(crate) enum Trust {
     /// A chain to one of these.
     Anchors(Anchors),
     /// A chain that holds one of these.
@@ -69,7 +69,7 @@ pub(super) enum Trust {
 impl Trust {
     /// Joins the setting and what was read for it. The system's roots take 2 to 3 ms to load, so only
     /// where they are asked for.
-    pub(super) fn new(setting: &Tls, file: Option<Anchors>) -> Result<Self, String> {
+    pub(crate) fn new(setting: &Tls, file: Option<Anchors>) -> Result<Self, String> {
         match (setting, file) {
             (Tls::Pins(pins), _) => Ok(Self::Pins(pins.clone())),
             (Tls::File(_), Some(anchors)) => Ok(Self::Anchors(anchors)),
@@ -89,7 +89,7 @@ impl Trust {
 
 /// Why a server is not believed. It passes through rustls, hyper and reqwest as a source of their errors.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Distrust {
+pub(crate) enum Distrust {
     /// A certificate that is not valid now: it has ended, or this host's clock is wrong.
     Time(String),
     /// Anything else.
@@ -107,33 +107,47 @@ impl fmt::Display for Distrust {
 impl Error for Distrust {}
 
 impl Distrust {
-    /// Finds it among the causes of an error. `io::Error` does not give what it wraps as its source.
-    pub(super) fn within<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
-        let mut next = Some(error);
-        while let Some(cause) = next {
-            if let Some(rustls::Error::InvalidCertificate(CertificateError::Other(other))) =
-                cause.downcast_ref()
-            {
-                return other.0.downcast_ref();
-            }
-            let wrapped = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-            next = wrapped.map(|inner| inner as &(dyn Error + 'static)).or_else(|| cause.source());
+    /// Finds it among the causes of an error.
+    pub(crate) fn within<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
+        match fault(error)? {
+            rustls::Error::InvalidCertificate(CertificateError::Other(other)) => other.0.downcast_ref(),
+            _ => None,
         }
-        None
     }
 }
 
 /// What the other side of TLS had against us, among the causes of an error.
-pub(super) fn alert(error: &(dyn Error + 'static)) -> Option<String> {
-    let mut next = Some(error);
-    while let Some(cause) = next {
-        if let Some(rustls::Error::AlertReceived(alert)) = cause.downcast_ref() {
-            return Some(format!("{alert:?}"));
-        }
-        let wrapped = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        next = wrapped.map(|inner| inner as &(dyn Error + 'static)).or_else(|| cause.source());
+pub(crate) fn alert(error: &(dyn Error + 'static)) -> Option<String> {
+    match fault(error)? {
+        rustls::Error::AlertReceived(alert) => Some(format!("{alert:?}")),
+        _ => None,
     }
-    None
+}
+
+/// What a server lacks with which no TLS can be spoken that is safe today. RFC 8446 section 6.2, RFC 8996 (TLS
+/// 1.0 and 1.1).
+pub(crate) fn lack(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    use rustls::AlertDescription as Alert;
+    match fault(error)? {
+        rustls::Error::InvalidCertificate(_) => Some("it needs a certificate that can be read"),
+        rustls::Error::PeerIncompatible(_)
+        | rustls::Error::AlertReceived(
+            Alert::ProtocolVersion | Alert::HandshakeFailure | Alert::InsufficientSecurity,
+        ) => Some("it must speak TLS 1.2 or 1.3 with ECDHE and AES-GCM or ChaCha20-Poly1305"),
+        _ => None,
+    }
+}
+
+fn fault<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    causes(error).find_map(|cause| cause.downcast_ref())
+}
+
+/// An error and what it comes from. `io::Error` does not give what it wraps as its source.
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&cause: &&'a (dyn Error + 'static)| {
+        let wrapped = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        wrapped.map(|inner| inner as &(dyn Error + 'static)).or_else(|| cause.source())
+    })
 }
 
 #[derive(Debug)]

@@ -1,0 +1,199 @@
+//! The end of a certificate, and of a host: revoked where the CA lets itself be asked, erased here, and what is
+//! left to a person said.
+
+use std::time::Duration;
+
+use tracing::info;
+
+use super::failure::{Error, Failure};
+use super::load::{given_up, given_up_state};
+use super::survey::{Survey, survey};
+use super::{Ask, Run, World, lock};
+use crate::bundle::Pair;
+use crate::ca::{Ca, Deadline};
+use crate::certificate::Certificate;
+use crate::clock::at;
+use crate::disk;
+use crate::file::{Content, Part};
+use crate::plan::Verdict;
+use crate::report::{Exit, Farewell, Trouble};
+use crate::setting::{Name, SecretSource};
+
+/// The mark of a host that has been taken out of service: no run brings its keys back.
+pub(super) const DECOMMISSIONED: &str = "decommissioned";
+
+/// Has the CAs revoke what is held of these certificates. The next run gets others, with new keys.
+pub async fn revoke(world: &World, names: &[Name], deadline: Duration) -> Result<Farewell, Error> {
+    let ask = Ask { deadline, ..Ask::default() };
+    let _lock = lock(world, &ask).await?;
+    let survey = survey(world, false)?;
+    let mut run = Run::new(world, Deadline::after(deadline), &ask.stop);
+    let mut farewell = Farewell::default();
+    for name in survey.asked(names)? {
+        run.give_up(&survey, &name, &mut farewell).await;
+    }
+    run.close().await;
+    Ok(farewell)
+}
+
+/// Takes the host out of service: with `revoke` its certificates are revoked first, and if one cannot be,
+/// nothing is erased. `host` is its own name, so that no other is meant.
+pub async fn decommission(
+    world: &World,
+    host: &str,
+    revoke: bool,
+    deadline: Duration,
+) -> Result<Farewell, Error> {
+    let ask = Ask { deadline, ..Ask::default() };
+    let _lock = lock(world, &ask).await?;
+    let survey = survey(world, false)?;
+    let own = [&survey.facts.hostname.value, &survey.facts.fqdn.value];
+    if !own.iter().any(|own| *own == host) {
+        return Err(Error::AnotherHost { named: host.to_owned(), own: survey.facts.fqdn.value.clone() });
+    }
+    let mut run = Run::new(world, Deadline::after(deadline), &ask.stop);
+    let mut farewell = Farewell::default();
+    if revoke {
+        for name in survey.node.certificates.keys().filter(|name| survey.holds(name)) {
+            run.give_up(&survey, name, &mut farewell).await;
+        }
+        run.close().await;
+        // What waits for a person waits no better with its key still here.
+        if farewell.failed.iter().any(|trouble| trouble.exit != Exit::Refused) {
+            farewell.left.push("nothing was erased: run it again, or without --revoke".to_owned());
+            return Ok(farewell);
+        }
+    }
+    run.erase(&survey, revoke, &mut farewell)?;
+    Ok(farewell)
+}
+
+impl Run<'_> {
+    async fn give_up(&mut self, survey: &Survey, name: &Name, farewell: &mut Farewell) {
+        match self.revoked(survey, name).await {
+            Ok(done) => farewell.done.push(done),
+            Err(Failure::ByHand(command)) => {
+                let message = format!(
+                    "{name}: CA {} is asked by its operator alone",
+                    survey.node.certificates[name].ca
+                );
+                farewell.failed.push(Trouble { message, exit: Exit::Refused });
+                farewell.left.push(format!("{name}: {command}"));
+            }
+            Err(failure) => {
+                let Trouble { message, exit } = failure.trouble();
+                farewell.failed.push(Trouble { message: format!("{name}: {message}"), exit });
+            }
+        }
+    }
+
+    async fn revoked(&mut self, survey: &Survey, name: &Name) -> Result<String, Failure> {
+        let certificate = &survey.node.certificates[name];
+        let pair = match (survey.verdicts.get(name), survey.unreadable.get(name)) {
+            (_, Some(failure)) => return Err(failure.clone()),
+            (verdict, _) => verdict.and_then(Verdict::pair),
+        };
+        let Some(pair) = pair else { return Err(Failure::NothingHeld) };
+        let (serial, fingerprint) = (&pair.leaf().serial, pair.leaf().fingerprint.to_string());
+        if given_up(self.root(), name)?.is_some_and(|given_up| given_up == fingerprint) {
+            return Ok(format!("{name}: was revoked before, serial number {serial}"));
+        }
+        self.open_ca(survey, &certificate.ca);
+        let ca = match self.cas.get(&certificate.ca) {
+            Some(Ok(ca)) => ca,
+            Some(Err(failure)) => return Err(failure.clone()),
+            None => return Err(Failure::Waits(format!("CA {}", certificate.ca))),
+        };
+        if let Some(command) = ca.revoke(name, pair).await? {
+            return Err(Failure::ByHand(command));
+        }
+        // From here on it is not usable here either, whatever its CA publishes.
+        disk::keep_state(self.root(), &given_up_state(name), format!("{fingerprint}\n").as_bytes())?;
+        info!(certificate = %name, ca = %certificate.ca, "{name}: revoked, serial number {serial}");
+        Ok(revoked_line(certificate, ca, serial))
+    }
+
+    /// First the mark: from then on no run brings back what is erased, however far this comes.
+    fn erase(&self, survey: &Survey, revoked: bool, farewell: &mut Farewell) -> Result<(), Error> {
+        let failed = Error::Disk;
+        let mark = format!("{}\n", at(survey.now));
+        if disk::read_state(self.root(), DECOMMISSIONED).map_err(failed)?.is_none() {
+            disk::keep_state(self.root(), DECOMMISSIONED, mark.as_bytes()).map_err(failed)?;
+        }
+        for certificate in survey.node.certificates.values() {
+            let held = survey.holds(&certificate.name);
+            if let Some(leaf) = survey.verdicts.get(&certificate.name).and_then(Verdict::pair).map(Pair::leaf)
+                && !revoked
+            {
+                farewell.left.push(format!(
+                    "{}: serial number {} of CA {} was not revoked and is good until {}",
+                    certificate.name,
+                    leaf.serial,
+                    certificate.ca,
+                    at(leaf.not_after)
+                ));
+            }
+            let gone = disk::erase(self.root(), certificate, held).map_err(failed)?;
+            farewell.done.extend(gone.iter().map(|path| format!("erased {}", path.display())));
+        }
+        for path in secrets(survey) {
+            if disk::wipe(self.root(), path).map_err(failed)? {
+                farewell.done.push(format!("erased {}", path.display()));
+            }
+        }
+        disk::erase_state(self.root(), DECOMMISSIONED).map_err(failed)?;
+        farewell
+            .done
+            .push("erased the state of nodecert: secrets, open requests, the embedded CA".to_owned());
+        farewell.left.extend(survey.left_to_a_person());
+        Ok(())
+    }
+}
+
+fn revoked_line(certificate: &Certificate, ca: &Ca, serial: &str) -> String {
+    let name = &certificate.name;
+    match ca {
+        // It publishes no list, and whoever trusts it has no one to ask.
+        Ca::Local(_) => {
+            format!("{name}: serial number {serial} is given up; only this host knows, until its end")
+        }
+        _ => format!(
+            "{name}: CA {} has revoked serial number {serial}; the next run gets another",
+            certificate.ca
+        ),
+    }
+}
+
+/// Files outside the certificates' own places that hold a key or a secret.
+fn secrets(survey: &Survey) -> Vec<&std::path::Path> {
+    let keys = survey.node.files.iter().filter(|file| matches!(file.content, Content::Part(_, Part::Key)));
+    let keepsakes = survey.node.keepsakes.iter().map(|keepsake| keepsake.path.as_path());
+    let sources = survey.config.cas.values().flat_map(crate::ca::Settings::secrets);
+    let files = sources.filter_map(|source| match source {
+        SecretSource::File(path) => Some(path.as_path()),
+        _ => None,
+    });
+    keys.map(|file| file.path.as_path()).chain(keepsakes).chain(files).collect()
+}
+
+impl Survey {
+    fn holds(&self, name: &Name) -> bool {
+        self.verdicts.get(name).is_some_and(|verdict| verdict.pair().is_some())
+    }
+
+    fn left_to_a_person(&self) -> Vec<String> {
+        let mut left = vec![
+            "this host: `systemctl disable --now nodecert.service nodecert-renew.timer`, stop what used the certificates, and remove /etc/nodecert".to_owned(),
+            format!("to bring it back instead: remove {}/{DECOMMISSIONED} and give it a new secret", disk::STATE),
+        ];
+        let names: Vec<_> = self.config.cas.keys().map(Name::as_str).collect();
+        left.push(format!(
+            "the operator of CA {}: take back what lets this host log in (secret_id, token, role)",
+            names.join(", ")
+        ));
+        if !self.node.keepsakes.is_empty() {
+            left.push("the keys that other hosts share with this one live on there".to_owned());
+        }
+        left
+    }
+}

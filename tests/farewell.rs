@@ -1,0 +1,237 @@
+//! The end of a certificate and of a host, and two runs at once.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test starts processes, reads files and fails aloud"
+)]
+
+mod fake;
+mod site;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use fake::{Fake, Fault, MOUNT, TOKEN};
+use nodecert::disk;
+use nodecert::report::{Action, Exit, Farewell};
+use nodecert::run::{self, Ask, Error};
+use nodecert::setting::Name;
+use site::{Site, actions};
+
+fn wait<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+}
+
+fn revoke(site: &Site) -> Farewell {
+    wait(run::revoke(&site.world, &[Name::new("web").unwrap()], Duration::from_secs(1))).unwrap()
+}
+
+fn decommission(site: &Site, revoke: bool) -> Farewell {
+    wait(run::decommission(&site.world, "node01", revoke, Duration::from_secs(1))).unwrap()
+}
+
+/// Everything below the root that holds a private key or the token, by path.
+fn secrets(root: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut directories = vec![root.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            let meta = fs::symlink_metadata(&path).unwrap();
+            if meta.is_dir() {
+                directories.push(path);
+            } else if meta.is_file() {
+                let text = String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned();
+                found.extend((text.contains("PRIVATE KEY") || text.contains(TOKEN)).then_some(path));
+            }
+        }
+    }
+    found
+}
+
+/// The token is in a file of its own, so that the configuration holds none.
+fn with_secret_file(fake: &Fake) -> Site {
+    let site = Site::new(fake);
+    site.reconfigure(&format!("token = \"{TOKEN}\""), "token = { file = \"/etc/nodecert/token\" }");
+    fs::write(site.path("etc/nodecert/token"), TOKEN).unwrap();
+    fs::set_permissions(site.path("etc/nodecert/token"), std::os::unix::fs::PermissionsExt::from_mode(0o600))
+        .unwrap();
+    site
+}
+
+#[test]
+fn what_is_revoked_is_not_usable_and_the_next_run_gets_another_with_a_new_key() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    site.configure("rotate_key = false\n");
+    site.run();
+    let (serial, key) = (site.serial("web"), fs::read(site.path("etc/web/pki/web.key")).unwrap());
+    fake.forget();
+    let done = revoke(&site);
+    assert!(done.exit() == Exit::Done && done.text().contains(&serial), "{}", done.text());
+    let asked = fake.seen();
+    assert_eq!(
+        asked.iter().map(|seen| seen.path.as_str()).collect::<Vec<_>>(),
+        [format!("/v1/{MOUNT}/revoke")]
+    );
+    assert_eq!(asked[0].body, serde_json::json!({ "serial_number": serial }), "the key is not sent");
+
+    assert!(revoke(&site).text().contains("was revoked before") && fake.seen().len() == 1, "once is enough");
+    let line = &site.look().certificates[0];
+    assert_eq!((line.state, line.usable), ("revoked", false));
+    assert_eq!(actions(&site.ask(&Ask { missing: true, ..Ask::default() })), [Action::Obtain]);
+    assert_ne!(fs::read(site.path("etc/web/pki/web.key")).unwrap(), key, "whatever rotate_key says");
+    assert!(site.run().is_idle());
+}
+
+#[test]
+fn a_ca_that_does_not_revoke_leaves_the_certificate_in_force_and_names_the_operators_command() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    assert!(revoke(&site).text().contains("nothing that could be revoked is held"));
+    site.run();
+    let serial = site.serial("web");
+    fake.misbehave("/revoke", Fault::Status(403, None, "1 error occurred:\n\t* permission denied\n\n"), 1);
+    let refused = revoke(&site);
+    assert_eq!(refused.exit(), Exit::Refused);
+    assert!(
+        refused.text().contains(&format!("`bao write {MOUNT}/revoke serial_number={serial}`")),
+        "{}",
+        refused.text()
+    );
+    fake.misbehave("/revoke", Fault::Status(503, None, "sealed"), usize::MAX);
+    assert_eq!(revoke(&site).exit(), Exit::Temporary);
+    assert!(site.look().is_usable() && site.run().is_idle());
+}
+
+#[test]
+fn where_only_an_operator_can_revoke_the_exact_command_is_said() {
+    let fake = Fake::start();
+    let (issued, site) = (Site::new(&fake), Site::new(&fake));
+    issued.run();
+    let leaf = issued.look().certificates[0].leaf.clone().unwrap();
+    fs::create_dir_all(site.path("etc/web/pki")).unwrap();
+    for file in ["etc/web/pki/web.key", "etc/web/pki/web.crt"] {
+        fs::write(site.path(file), fs::read(issued.path(file)).unwrap()).unwrap();
+    }
+    fs::write(site.path("etc/nodecert/ca.pem"), fake.anchors_pem()).unwrap();
+    let serial = u64::from_str_radix(&leaf.serial.replace(':', ""), 16).unwrap();
+    let config = fs::read_to_string(site.path("config.toml")).unwrap();
+    let (node, certificate) =
+        (config.split("[ca.etcd]").next().unwrap(), config.split("[certificate.web]").nth(1).unwrap());
+    for (kind, command) in [
+        (
+            "[ca.etcd.cfssl]\nurls = [\"https://127.0.0.1:1\"]\nkey = \"00\"",
+            format!("cfssl revoke -db-config DB.json -serial {serial} -aki "),
+        ),
+        (
+            "[ca.etcd.puppet]\nurl = \"https://127.0.0.1:1\"\nagent = false",
+            "puppetserver ca revoke --certname node01`".to_owned(),
+        ),
+    ] {
+        fs::write(
+            site.path("config.toml"),
+            format!("{node}[ca.etcd]\ntls.file = \"/etc/nodecert/ca.pem\"\nanchors.file = \"/etc/nodecert/ca.pem\"\n{kind}\n[certificate.web]{certificate}"),
+        )
+        .unwrap();
+        let done = revoke(&site);
+        assert!(done.exit() == Exit::Refused && done.text().contains(&command), "{}", done.text());
+        assert!(!done.text().contains("-aki  "), "the issuer's key is named: {}", done.text());
+    }
+}
+
+#[test]
+fn a_host_that_is_taken_out_of_service_keeps_no_key_and_no_timer_brings_one_back() {
+    let fake = Fake::start();
+    let site = with_secret_file(&fake);
+    site.reconfigure("[certificate.web]", "[ca.lab.local]\n[certificate.own]\nca = \"lab\"\ncommon_name = \"own\"\ndirectory = \"/etc/own\"\nlayout = \"files\"\nfiles = { combined = \"own.pem\" }\n[certificate.web]");
+    assert_eq!(site.run().exit(), Exit::Done);
+    fake.misbehave("/sign", Fault::Status(503, None, "sealed"), usize::MAX);
+    site.ask(&Ask { force: true, deadline: Duration::from_millis(500), ..Ask::default() });
+    assert!(
+        secrets(site.root.path()).len() >= 6,
+        "keys, an open request, a CA, a token: {:?}",
+        secrets(site.root.path())
+    );
+
+    let another = wait(run::decommission(&site.world, "node02", false, Duration::from_secs(1)));
+    assert!(matches!(&another, Err(error @ Error::AnotherHost { .. }) if error.exit() == Exit::Usage));
+    assert!(site.look().is_usable(), "nothing was touched");
+
+    let done = decommission(&site, false);
+    assert_eq!((done.exit(), secrets(site.root.path())), (Exit::Done, vec![]), "{}", done.text());
+    for words in [
+        "erased /etc/web/pki/web.key",
+        "was not revoked and is good until",
+        "systemctl disable --now nodecert.service",
+        "take back what lets this host log in",
+    ] {
+        assert!(done.text().contains(words), "{words}: {}", done.text());
+    }
+    let timer = wait(run::run(&site.world, &Ask::default()));
+    assert!(matches!(&timer, Err(error @ Error::Decommissioned(_)) if error.exit() == Exit::Config));
+
+    assert!(decommission(&site, false).exit() == Exit::Done && secrets(site.root.path()).is_empty(), "again");
+    fs::remove_file(site.path("var/lib/nodecert/decommissioned")).unwrap();
+    fs::write(site.path("etc/nodecert/token"), TOKEN).unwrap();
+    fs::set_permissions(site.path("etc/nodecert/token"), std::os::unix::fs::PermissionsExt::from_mode(0o600))
+        .unwrap();
+    fake.behave();
+    assert_eq!(site.run().exit(), Exit::Done);
+}
+
+#[test]
+fn nothing_is_erased_before_what_was_to_be_revoked_is() {
+    let fake = Fake::start();
+    let site = with_secret_file(&fake);
+    site.run();
+    fake.misbehave("/revoke", Fault::Status(503, None, "sealed"), usize::MAX);
+    let before = secrets(site.root.path());
+    let failed = decommission(&site, true);
+    assert_eq!((failed.exit(), secrets(site.root.path())), (Exit::Temporary, before));
+    assert!(failed.text().contains("nothing was erased") && site.run().is_idle(), "{}", failed.text());
+    fake.behave();
+    let done = decommission(&site, true);
+    assert!(done.exit() == Exit::Done && !done.text().contains("was not revoked"), "{}", done.text());
+    assert_eq!(secrets(site.root.path()), [""; 0].map(PathBuf::from));
+}
+
+#[test]
+fn what_someone_else_wrote_is_not_erased() {
+    let fake = Fake::start();
+    let site = with_secret_file(&fake);
+    fs::create_dir_all(site.path("etc/web/pki")).unwrap();
+    fs::write(site.path("etc/web/pki/web.key"), "someone else's\n").unwrap();
+    assert_eq!(site.run().exit(), Exit::Fault);
+    decommission(&site, false);
+    assert_eq!(fs::read_to_string(site.path("etc/web/pki/web.key")).unwrap(), "someone else's\n");
+}
+
+#[test]
+fn a_second_run_waits_for_the_first_a_bounded_time() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    let lock = disk::lock(&site.world.root).unwrap();
+    let began = Instant::now();
+    let ask = Ask { deadline: Duration::from_millis(700), ..Ask::default() };
+    let refused = wait(run::run(&site.world, &ask)).unwrap_err();
+    assert_eq!(refused.exit(), Exit::Temporary);
+    assert!(began.elapsed() >= Duration::from_millis(650), "{:?}", began.elapsed());
+    let said = nodecert::setting::chain(&refused);
+    assert!(said.contains(&format!("process {}", std::process::id())), "{said}");
+    assert_eq!(
+        wait(run::revoke(&site.world, &[Name::new("web").unwrap()], ask.deadline)).unwrap_err().exit(),
+        Exit::Temporary
+    );
+
+    let first = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(500));
+        drop(lock);
+    });
+    assert_eq!(site.ask(&Ask { deadline: Duration::from_secs(30), ..Ask::default() }).exit(), Exit::Done);
+    first.join().unwrap();
+}

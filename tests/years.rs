@@ -1,0 +1,262 @@
+//! Three years of a host on its timer alone, with all that happens to a host in three years.
+//!
+//! Each run is a whole one: survey, CA over TLS, commit. Where nothing can happen the clock goes on to the next
+//! run of the timer at which something is due, and now and then the run before that one is asked what it would do.
+
+#![allow(clippy::print_stdout, reason = "the figures")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test starts processes, reads files and fails aloud"
+)]
+
+mod fake;
+mod site;
+
+use std::time::{Duration, SystemTime};
+
+use fake::{Fake, Fault};
+use nodecert::report::{Action, Exit, Report};
+use nodecert::run::Ask;
+use rstest::rstest;
+use site::{DAY, HOUR, Site};
+
+const MINUTE: u64 = 60;
+const YEARS: u64 = 3 * 365 * DAY;
+/// How often anchors are read again.
+const REFRESH: u64 = 7 * DAY;
+
+/// What happens, at a second of those years.
+#[derive(Debug, Clone, Copy)]
+enum Event {
+    /// The CA answers that it is sealed.
+    Away,
+    Back,
+    /// The root of a CA to come is published; its CA signs; the old one is published no longer.
+    SecondRoot,
+    Rotate,
+    DropFirstRoot,
+    /// The kernel says another address from now on.
+    Address(&'static str),
+    /// A reboot, after that many seconds off.
+    Boot(u64),
+}
+use Event::{Address, Away, Back, Boot, DropFirstRoot, Rotate, SecondRoot};
+
+/// Outages of hours, days and weeks, a rotation in the order of the manual, a new address, reboots.
+fn three_years() -> Vec<(u64, Event)> {
+    let day = |day: u64| day * DAY;
+    vec![
+        (day(20), Boot(5 * MINUTE)),
+        (day(40) + 7 * HOUR, Away),
+        (day(40) + 12 * HOUR, Back),
+        (day(100), Away),
+        (day(103), Back),
+        (day(150), Boot(3 * DAY)),
+        (day(300), SecondRoot),
+        (day(330), Rotate),
+        (day(420), DropFirstRoot),
+        (day(500), Address("10.0.0.12")),
+        (day(520), Boot(45 * DAY)),
+        (day(600), Away),
+        (day(601), Boot(MINUTE)),
+        (day(602), Back),
+        (day(700), Away),
+        (day(709), Back),
+        (day(800), Boot(MINUTE)),
+        (day(1_000), Boot(10 * DAY)),
+    ]
+}
+
+/// The same with the host off for most of the time, for a lifetime that is over in an hour.
+fn a_few_hours_now_and_then() -> Vec<(u64, Event)> {
+    let mut events: Vec<_> = three_years();
+    // From two hours after one event until an hour before the next.
+    let pauses: Vec<_> = events
+        .iter()
+        .zip(events.iter().skip(1))
+        .map(|((one, _), (next, _))| (one + 2 * HOUR, *next))
+        .collect();
+    let long = pauses.into_iter().filter(|(from, until)| from + DAY < *until);
+    events.extend(long.map(|(from, until)| (from, Boot(until - from - HOUR))).collect::<Vec<_>>());
+    events.sort_by_key(|(at, _)| *at);
+    events
+}
+
+#[rstest]
+#[case::of_an_hour_with_its_drop_in(HOUR, "5m", 5 * MINUTE, a_few_hours_now_and_then())]
+#[case::of_a_day(DAY, "1h", HOUR, three_years())]
+#[case::of_thirty_days(30 * DAY, "1h", HOUR, three_years())]
+#[case::of_a_year(365 * DAY, "1h", HOUR, three_years())]
+fn certificates_live_on_the_timer_alone(
+    #[case] lifetime: u64,
+    #[case] interval: &str,
+    #[case] tick: u64,
+    #[case] events: Vec<(u64, Event)>,
+) {
+    let mut life = Life::new(lifetime, interval, tick);
+    let mut events = events.into_iter().peekable();
+    while life.now < YEARS {
+        while let Some((_, event)) = events.next_if(|(at, _)| *at <= life.now) {
+            life.meet(event);
+        }
+        let report = life.run(false);
+        let next = life.next(&report).min(events.peek().map_or(YEARS, |(at, _)| life.rounded(*at)));
+        life.must_last_until(&report, next);
+        life.must_be_idle_before(next);
+        life.now = next;
+    }
+    life.must_have_asked_little();
+    assert_eq!(life.site.anchors(), 2, "the first root is trusted until its end");
+}
+
+struct Life {
+    fake: Fake,
+    site: Site,
+    base: SystemTime,
+    tick: u64,
+    /// Seconds since the beginning.
+    now: u64,
+    away_since: Option<u64>,
+    /// Seconds for which the host was off, and the CA away.
+    off: u64,
+    /// What may have cost one more request: the end of an outage or of a time off, a change of address.
+    disturbances: u64,
+    /// How long a certificate is used before it is due.
+    used_for: u64,
+    signed: u64,
+    anchors: u64,
+    runs: u64,
+}
+
+impl Life {
+    fn new(lifetime: u64, interval: &str, tick: u64) -> Self {
+        let fake = Fake::lasting();
+        let mut site = Site::detecting(&fake);
+        site.reconfigure("[node]", &format!("[node]\ninterval = \"{interval}\""));
+        site.reconfigure("ttl = \"6d\"", &format!("ttl = \"{lifetime}s\""));
+        site.reconfigure(
+            "anchors.published = true",
+            &format!("anchors.published = true\nrefresh = \"{REFRESH}s\""),
+        );
+        let base = site.stand_still(&fake);
+        let mut life = Self {
+            fake,
+            site,
+            base,
+            tick,
+            now: 0,
+            away_since: None,
+            off: 0,
+            disturbances: 0,
+            used_for: 0,
+            signed: 0,
+            anchors: 0,
+            runs: 0,
+        };
+        let report = life.run(false);
+        life.used_for = life.second(report.certificates[0].renew_after.unwrap());
+        let share = life.used_for as f64 / lifetime as f64;
+        assert!((0.56..0.67).contains(&share), "{share}");
+        life.now = tick;
+        life
+    }
+
+    /// As the timer does it, or a boot.
+    fn run(&mut self, missing: bool) -> Report {
+        self.site.later(&self.fake, self.now);
+        // While the CA is away no wait fits: the next run of the timer is the next try.
+        let deadline =
+            if self.away_since.is_some() { Duration::from_millis(50) } else { Duration::from_secs(20) };
+        let report = self.site.ask(&Ask { missing, deadline, ..Ask::default() });
+        if self.away_since.is_none() {
+            assert_eq!(report.exit(), Exit::Done, "at {}: {}", self.now, report.done());
+            assert!(report.certificates[0].usable, "at {}: {}", self.now, report.done());
+            let asked = self.fake.asked();
+            self.signed += asked.iter().filter(|asked| asked.contains("/sign/")).count() as u64;
+            self.anchors += asked.iter().filter(|asked| asked.ends_with("/ca_chain")).count() as u64;
+        }
+        self.fake.forget();
+        self.runs += 1;
+        report
+    }
+
+    fn meet(&mut self, event: Event) {
+        match event {
+            Away => {
+                self.fake.misbehave("/v1/", Fault::Status(503, None, "sealed"), usize::MAX);
+                self.away_since = Some(self.now);
+            }
+            Back => {
+                self.fake.behave();
+                self.away_since = None;
+                self.disturbances += 1;
+            }
+            SecondRoot => self.fake.add_root(),
+            Rotate => self.fake.rotate(),
+            DropFirstRoot => self.fake.drop_first_root(),
+            Address(address) => {
+                self.site.has_addresses(address);
+                self.disturbances += 1;
+            }
+            Boot(after) => {
+                self.off += after;
+                self.disturbances += 1;
+                self.now = self.rounded(self.now + after);
+                self.run(true);
+            }
+        }
+    }
+
+    /// The run of the timer at which something is due next.
+    fn next(&self, report: &Report) -> u64 {
+        let line = &report.certificates[0];
+        let waits = line.reason.contains("waits until");
+        let due = line.renew_after.map_or(0, |due| self.second(due));
+        let next = if waits { 0 } else { due.min(self.now + REFRESH) };
+        self.rounded(next).max(self.now + self.tick)
+    }
+
+    fn second(&self, time: SystemTime) -> u64 {
+        time.duration_since(self.base).map_or(0, |since| since.as_secs())
+    }
+
+    /// The first run of the timer that is not before.
+    fn rounded(&self, second: u64) -> u64 {
+        second.div_ceil(self.tick) * self.tick
+    }
+
+    /// Until the next run what is held stays good, unless the CA has been away since before it was due.
+    fn must_last_until(&self, report: &Report, next: u64) {
+        let line = &report.certificates[0];
+        let (end, due) = (line.leaf.as_ref().unwrap().not_after, self.second(line.renew_after.unwrap()));
+        let excused = self.away_since.is_some_and(|since| since <= self.rounded(due));
+        assert!(self.second(end) > next || excused, "at {}: ends at {}", self.now, self.second(end));
+    }
+
+    /// The run before that has nothing to do, and so have those that were left out.
+    fn must_be_idle_before(&self, next: u64) {
+        if next > self.now + self.tick && self.runs.is_multiple_of(8) && self.away_since.is_none() {
+            self.site.later(&self.fake, next - self.tick);
+            let report = self.site.look();
+            // What was replaced is tidied away by the run after, which asks no one.
+            let tidy = matches!(report.certificates[0].action, Action::Keep | Action::Repair);
+            assert!(tidy && report.is_usable(), "at {}: {}", next - self.tick, report.plan());
+        }
+    }
+
+    /// No more than five in a hundred above the least: as many as fit one after the other into the time that the
+    /// host was on, each used until the first run of the timer at which it is due.
+    fn must_have_asked_little(&self) {
+        let on = YEARS - self.off;
+        let at_most = |least: u64| least + least / 20 + self.disturbances + 1;
+        let (signed, anchors) = (on / self.rounded(self.used_for), on / REFRESH);
+        println!(
+            "{} runs, {} signatures of at least {signed}, {} looks at the anchors of at least {anchors}",
+            self.runs, self.signed, self.anchors
+        );
+        assert!(self.signed <= at_most(signed) && self.anchors <= at_most(anchors));
+    }
+}
