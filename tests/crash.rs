@@ -321,7 +321,9 @@ struct Call {
 fn traced(site: &Site, arguments: &[&str], tamper: Option<String>) -> (Output, Vec<Call>) {
     // Beside the site, so that it is no litter.
     let log = site.root().with_extension("strace");
-    let mut strace = Command::new("strace");
+    // Under the umask of our units.
+    let mut strace = Command::new("sh");
+    strace.args(["-c", "umask 0077 && exec \"$@\"", "sh", "strace"]);
     strace.args([
         "--follow-forks",
         "--decode-fds=path",

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat, renameat};
-use nix::sys::stat::{Mode, fchmod, fstat, fstatat, mkdirat};
+use nix::sys::stat::{Mode, fchmod, fstat, fstatat, mkdirat, umask};
 use nix::unistd::{UnlinkatFlags, fchown, fsync, linkat, symlinkat, unlinkat};
 
 use super::meta::{Meta, Read, TO_READ, read_opened};
@@ -98,7 +98,7 @@ impl Dir {
 
     /// Makes a directory; `None` if the name is taken. The mode does not depend on the umask.
     pub fn new_dir(&self, name: impl AsRef<Path>, mode: u32) -> Result<Option<Self>, RootError> {
-        match mkdirat(&self.fd, name.as_ref(), Mode::from_bits_truncate(mode)) {
+        match self.mkdir(name.as_ref(), mode) {
             Err(Errno::EEXIST) => return Ok(None),
             made => made.map_err(|errno| self.failed("create directory", &name, errno))?,
         }
@@ -106,6 +106,19 @@ impl Dir {
         // A directory above may have given it its set-group-ID bit, inode(7).
         dir.set_mode(mode)?;
         Ok(Some(dir))
+    }
+
+    /// With its mode from the beginning: after a crash before fchmod(2), under a umask as that of our units, no
+    /// one else could ever enter it. The umask is the whole process's, and nothing beside us makes files by it.
+    fn mkdir(&self, name: &Path, mode: u32) -> nix::Result<()> {
+        let mode = Mode::from_bits_truncate(mode);
+        if mode == Mode::S_IRWXU {
+            return mkdirat(&self.fd, name, mode);
+        }
+        let before = umask(Mode::all().difference(mode));
+        let made = mkdirat(&self.fd, name, mode);
+        umask(before);
+        made
     }
 
     /// Opens a directory some names further down, and makes what is missing, durably. Each on the way
