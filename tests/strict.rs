@@ -387,6 +387,7 @@ struct Etcd {
     initial_cluster_state: String,
     client_transport_security: TransportSecurity,
     peer_transport_security: TransportSecurity,
+    enable_grpc_gateway: bool,
     logger: String,
 }
 
