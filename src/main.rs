@@ -86,7 +86,8 @@ fn answer(cli: &Cli, live: bool) -> Result<u8, Error> {
         Command::Status { names, check, usable, textfile } => {
             let world = world(cli)?;
             let survey = run::survey(&world, false)?;
-            let report = run::status(&survey, &world, names)?;
+            let mut report = run::status(&survey, &world, names)?;
+            report.last_run = run::last_run(&world);
             if let Some(path) = textfile {
                 run::publish(path, report.metrics(world.clock.now()).as_bytes())?;
             }

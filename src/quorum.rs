@@ -12,11 +12,11 @@
 //! The lock is given back when the member is healthy again; else its lease keeps it for a while, and what
 //! was to be done stays owed.
 //!
-//! There is one way without the lock. Where no quorum is left to give one, and this member has been no part
-//! of any for as long as it is worth waiting (it says itself that it is unhealthy, or nothing listens), its
-//! restart takes nothing away, and may be what mends it: this is how a cluster comes back that was given
-//! other addresses, or whose peers stopped trusting one another. A member that does not let us in is not
-//! such a one: it may be at work.
+//! There is one way without the lock. Where the others are not healthy, and this member has been no part of
+//! any quorum for as long as it is worth waiting (it says itself that it has no leader, or nothing listens),
+//! its restart takes nothing away, and may be what mends it: this is how a cluster comes back whose peers
+//! stopped trusting one another. A member that does not let us in, or is unhealthy for another reason, is
+//! not such a one: it may be at work.
 
 mod member;
 
@@ -41,6 +41,8 @@ const LOCK: &str = "nodecert/turn";
 const LOCK_END: &str = "nodecert/turn0";
 /// Between two looks at the same members.
 const PAUSE: Duration = Duration::from_millis(500);
+/// A round of asking for the lock that is shorter would find nothing but its own end.
+const ROUND: Duration = Duration::from_secs(2);
 /// A call that does not wait for anyone else.
 const CALL: Duration = Duration::from_secs(5);
 
@@ -186,12 +188,12 @@ impl Ring {
         let mut nothing_to_lose = true;
         loop {
             let (own, others) = join(self.own.look(), join_all(self.others.iter().map(Member::look))).await;
-            nothing_to_lose &= own.is_apart();
             let unwell = self.others.iter().zip(&others).filter(|(_, health)| !health.is_well());
             let whom: Vec<_> = unwell.map(|(member, health)| format!("{} {health}", member.name)).collect();
             if whom.is_empty() {
                 return Ok(());
             }
+            nothing_to_lose = nothing_to_lose && self.own.is_apart(&own).await;
             if deadline.left() < PAUSE || patience.left() < PAUSE {
                 // What was looked at for a shorter time may have been an election.
                 let nothing_to_lose = nothing_to_lose && patience.left() < PAUSE;
@@ -233,7 +235,7 @@ impl Ring {
             if waits.is_empty() {
                 return Err(QuorumError::NoLock(refusals.join("; ")));
             }
-            if patience.left() < PAUSE {
+            if patience.left() < ROUND {
                 return Err(QuorumError::Busy(waits.join("; ")));
             }
             tokio::time::sleep(PAUSE).await;

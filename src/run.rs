@@ -191,8 +191,13 @@ pub fn status(survey: &Survey, world: &World, only: &[Name]) -> Result<Report, E
         files,
         owed: owed.iter().map(|deed| OwedLine { deed: deed.to_string(), trouble: None }).collect(),
         notes: [notes, survey.notes()].concat(),
-        last_run: disk::last_run(&world.root),
+        last_run: None,
     })
+}
+
+/// How the last run since the boot ended; `None` also where that is not ours to read.
+pub fn last_run(world: &World) -> Option<LastRun> {
+    disk::last_run(&world.root)
 }
 
 /// Writes metrics or a page where the caller wants them, whole or not at all.

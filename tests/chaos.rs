@@ -6,6 +6,7 @@
     clippy::disallowed_methods,
     clippy::expect_used,
     clippy::panic,
+    clippy::print_stderr,
     clippy::unwrap_used,
     reason = "a test starts processes, reads files and fails aloud"
 )]
@@ -149,7 +150,7 @@ directory = "/etc/web/pki"
     fn an_answer_is_lost(&self) {
         let leader = &self.nodes[self.leader()];
         let proxy = Proxy::start(leader.port());
-        let host = self.host(&[proxy.url.clone()]);
+        let host = self.host(std::slice::from_ref(&proxy.url));
         let before = leader.certificates(&self.mount);
         host.nodecert("run")
             .exits(0)

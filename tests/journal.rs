@@ -138,9 +138,12 @@ fn a_first_issue_reads_as_a_story_of_at_most_a_dozen_lines() {
     ];
     let story = told.story();
     assert_eq!(story.lines().count(), beginnings.len(), "{story}");
-    for (line, beginning) in story.lines().zip(beginnings) {
-        assert!(line.starts_with(beginning), "{line:?} instead of {beginning:?} in\n{story}");
+    for beginning in beginnings {
+        // Certificates of one CA are got side by side, so that their lines may lie between each other's.
+        let said = story.lines().filter(|line| line.starts_with(beginning)).count();
+        assert_eq!(said, 1, "{beginning:?} in\n{story}");
     }
+    assert!(story.starts_with(beginnings[0]) && story.ends_with("3 files changed\n"), "{story}");
     // Each thing once: what the journal has by its own protocol does not come by the streams again.
     assert_eq!((told.stdout.as_str(), told.stderr.as_str()), ("", ""));
 }

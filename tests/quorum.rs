@@ -273,7 +273,8 @@ fn what_fails_in_its_turn_gives_the_lock_back_and_says_why() {
 
 /// Where no quorum is left there is no lock; a member that serves no one takes nothing away.
 #[rstest]
-#[case::says_so_itself(Some(Mood::Unwell), 60, 1)]
+#[case::has_no_leader(Some(Mood::Unwell), 60, 1)]
+#[case::is_at_work_with_a_full_disk(Some(Mood::Alarmed), 60, 0)]
 #[case::is_not_there(None, 60, 1)]
 #[case::is_well(Some(Mood::Well), 60, 0)]
 #[case::may_be_at_work(Some(Mood::Garbage), 60, 0)]

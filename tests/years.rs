@@ -3,11 +3,11 @@
 //! Each run is a whole one: survey, CA over TLS, commit. Where nothing can happen the clock goes on to the next
 //! run of the timer at which something is due, and now and then the run before that one is asked what it would do.
 
-#![allow(clippy::print_stdout, reason = "the figures")]
 #![allow(
     clippy::disallowed_methods,
     clippy::expect_used,
     clippy::panic,
+    clippy::print_stdout,
     clippy::unwrap_used,
     reason = "a test starts processes, reads files and fails aloud"
 )]

@@ -199,12 +199,14 @@ impl Component for Settings {
     }
 
     fn cluster(&self, around: Surroundings<'_>) -> Option<Cluster> {
+        let member = self.member(around.facts).ok()?;
         let hosts = self.cluster.get_ref().iter();
-        Some(Cluster {
-            certificate: name(SERVER),
-            own: self.member(around.facts).ok()?.name,
-            members: hosts.map(|(name, host)| (name.clone(), self.found_at(host))).collect(),
-        })
+        let mut members: BTreeMap<_, _> =
+            hosts.map(|(name, host)| (name.clone(), self.found_at(host))).collect();
+        // Where it still runs with another address than it is to have.
+        let local = format!("https://{}:2379", loopback(member.listen));
+        members.entry(member.name.clone()).or_default().push(local);
+        Some(Cluster { certificate: name(SERVER), own: member.name, members })
     }
 }
 
@@ -380,8 +382,7 @@ impl Settings {
     /// A port that speaks both gives gRPC clients without TLS to the server that wants it, or not, as it happens
     /// (etcd 3.4 and 3.5, `embed/serve.go`): each has one of its own.
     fn listen_clients(&self, listen: IpAddr) -> String {
-        let local = if listen.is_ipv4() { "127.0.0.1" } else { "[::1]" };
-        let hosts = [bracketed(&listen.to_string()), local.to_owned()];
+        let hosts = [bracketed(&listen.to_string()), loopback(listen).to_owned()];
         let ports: &[_] = if self.plain.contains(&Plain::Clients) {
             &[("http", 2379), ("https", PASSAGE)]
         } else {
@@ -440,6 +441,11 @@ impl Settings {
         }));
         if faults.is_empty() { Ok(lines) } else { Err(faults) }
     }
+}
+
+/// As it stands in a URL.
+fn loopback(listen: IpAddr) -> &'static str {
+    if listen.is_ipv4() { "127.0.0.1" } else { "[::1]" }
 }
 
 fn variable(flag: &str) -> String {

@@ -110,9 +110,19 @@ fn swap(
         own.sync()?;
         point(root, dir, certificate, now)?;
     }
-    // The pair is in force. What cannot be pruned shows as drift.
+    // The pair is in force. What cannot be pruned shows as drift, and who is not told of it looks again by itself.
+    if let Some(retired) = &previous {
+        stir(&own, retired).ok();
+    }
     prune(&own, previous.as_deref(), &name, now).ok();
     Ok(())
+}
+
+/// kube-apiserver and kubelet watch the files that the fixed names lead to (fsnotify in apiserver
+/// `dynamiccertificates`), and those do not change: an event at the retired ones makes them look at the names again.
+fn stir(own: &Dir, retired: &str) -> Result<(), RootError> {
+    let Some(generation) = own.dir(retired)? else { return Ok(()) };
+    generation.list()?.iter().try_for_each(|file| generation.stir(file))
 }
 
 fn own_dir(dir: &Dir, name: &Name) -> Result<Dir, RootError> {

@@ -274,6 +274,20 @@ fn a_second_commit_swaps_and_keeps_the_old_generation_for_ten_minutes() {
 }
 
 #[test]
+fn who_watches_a_fixed_name_is_told_when_it_leads_elsewhere() {
+    use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+    let (site, certificate, ca) = (site(), certificate(), ca("etcd"));
+    commit(&site.root, &certificate, &ca.bundle(), now()).unwrap();
+    let watch = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).unwrap();
+    // As fsnotify does, which follows the links to the file.
+    watch.add_watch(&site.path("etc/etcd/pki/server.crt"), AddWatchFlags::IN_ATTRIB).unwrap();
+    let second = ca.bundle();
+    commit(&site.root, &certificate, &second, now() + Duration::from_secs(60)).unwrap();
+    assert!(watch.read_events().is_ok_and(|events| !events.is_empty()), "no event");
+    assert_eq!(site.text("etc/etcd/pki/server.crt"), second.pair().cert_pem());
+}
+
+#[test]
 fn generations_of_a_wrong_clock_are_pruned_too() {
     let site = site();
     let (ca, certificate) = (ca("ca"), certificate());

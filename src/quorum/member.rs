@@ -9,7 +9,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use reqwest::{Client, RequestBuilder, StatusCode};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::https::{Distrust, Unread, alert, bounded, one_line, root_cause};
 
@@ -20,7 +20,7 @@ pub(super) struct Member {
     pub(super) name: String,
     /// Where it may be found, the best first.
     urls: Vec<String>,
-    /// Where it was found healthy.
+    /// Where it was found: at work, or able to say at least that it is not.
     found: AtomicUsize,
     client: Client,
 }
@@ -49,11 +49,6 @@ pub(super) enum Trouble {
 impl Health {
     pub(super) fn is_well(&self) -> bool {
         matches!(self, Self::Well)
-    }
-
-    /// Whether it serves no one, and so is no part of a quorum.
-    pub(super) fn is_apart(&self) -> bool {
-        matches!(self, Self::Unwell(_) | Self::Away(_))
     }
 }
 
@@ -90,11 +85,11 @@ impl Member {
         let mut best = Health::Away("no address".to_owned());
         for (nth, url) in self.urls.iter().enumerate() {
             let health = self.look_at(url).await;
-            if health.is_well() {
+            if matches!(health, Health::Well | Health::Unwell(_)) {
                 self.found.store(nth, Ordering::Relaxed);
                 return health;
             }
-            if matches!(best, Health::Away(_)) || matches!(health, Health::Unwell(_)) {
+            if matches!(best, Health::Away(_)) {
                 best = health;
             }
         }
@@ -116,6 +111,21 @@ impl Member {
             Value::Bool(true) if status == StatusCode::OK => Health::Well,
             Value::String(_) | Value::Bool(_) => Health::Unwell(said),
             _ => Health::Unknown(format!("{} {said}", status.as_u16())),
+        }
+    }
+
+    /// Whether it is no part of a quorum: nothing listens, or it has no leader. Merely unhealthy is also a
+    /// member at work whose cluster has an alarm, such as NOSPACE.
+    pub(super) async fn is_apart(&self, health: &Health) -> bool {
+        match health {
+            Health::Away(_) => true,
+            Health::Unwell(_) => {
+                let status = self.call("/v3/maintenance/status", &json!({}), LOOK).await;
+                let leaderless =
+                    |status: &Value| status["leader"].as_str().is_none_or(|leader| leader == "0");
+                status.is_ok_and(|status| status["raftTerm"].is_string() && leaderless(&status))
+            }
+            Health::Well | Health::Unknown(_) => false,
         }
     }
 

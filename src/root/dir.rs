@@ -237,6 +237,15 @@ impl Dir {
         unbroken(|| fsync(&file)).map_err(|errno| self.failed("write", name, errno))
     }
 
+    /// Gives a file the mode that it has: whoever watches it gets IN_ATTRIB, inotify(7).
+    pub fn stir(&self, name: impl AsRef<Path>) -> Result<(), RootError> {
+        let name = name.as_ref();
+        let flags = TO_READ | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let file = openat(&self.fd, name, flags, Mode::empty());
+        let stirred = file.and_then(|file| fchmod(&file, Mode::from_bits_truncate(fstat(&file)?.st_mode)));
+        stirred.map_err(|errno| self.failed("change the mode of", name, errno))
+    }
+
     /// The owner first: with the new mode the old owner's group might read.
     fn set(&self, name: &Path, file: &File, mode: u32, ids: Option<Ids>) -> Result<(), RootError> {
         if let Some(ids) = ids {

@@ -12,7 +12,7 @@ use super::signers::unwrapped_state;
 use super::survey::Survey;
 use crate::ca;
 use crate::disk;
-use crate::setting::{Name, SecretSource};
+use crate::setting::{At, Name, SecretSource};
 
 impl Run<'_> {
     /// Erases what is not needed any more of the CAs that this run has spoken with; says where it stands still.
@@ -58,6 +58,6 @@ impl Run<'_> {
 }
 
 fn held(survey: &Survey, settings: &ca::Settings) -> BTreeMap<Name, crate::bundle::Bundle> {
-    let names = settings.logs_in_with().into_iter().map(toml::Spanned::get_ref);
+    let names = settings.logs_in_with().into_iter().map(At::get_ref);
     names.filter_map(|name| Some((name.clone(), survey.bundle(name)?.clone()))).collect()
 }

@@ -25,6 +25,8 @@ pub enum Mood {
     Well,
     /// It has no leader.
     Unwell,
+    /// At work, in a cluster whose disk is full.
+    Alarmed,
     /// It takes every request and answers none.
     Stalls,
     /// It answers as no etcd does.
@@ -226,6 +228,7 @@ impl Member {
         };
         match (ill, self.mood) {
             (true, _) => (503, json!({ "health": "false", "reason": "RAFT NO LEADER" })),
+            (false, Mood::Alarmed) => (503, json!({ "health": "false" })),
             (false, Mood::Torn) => (503, json!({ "health": "true" })),
             (false, _) => (200, json!({ "health": "true" })),
         }
@@ -262,6 +265,10 @@ impl Member {
                 let lease = if self.mood == Mood::OtherLock { 7 } else { lease };
                 (200, json!({ "key": BASE64.encode(format!("{name}/{lease:x}")) }))
             }
+            "/v3/maintenance/status" if self.mood == Mood::Unwell => {
+                (200, json!({ "raftTerm": "7", "errors": ["etcdserver: no leader"] }))
+            }
+            "/v3/maintenance/status" => (200, json!({ "leader": "13668033151171901709", "raftTerm": "7" })),
             "/v3/kv/range" => {
                 let first = state.queue.first().map(|lease| json!({ "lease": lease.to_string() }));
                 (200, json!({ "kvs": first.into_iter().collect::<Vec<_>>() }))

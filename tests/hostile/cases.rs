@@ -38,6 +38,7 @@ const fn row(name: &'static str, codes: Codes, says: &'static str, deed: Deed) -
 }
 
 /// The same for one that a Puppet CA makes something else of: one name is one certificate there.
+#[allow(clippy::needless_pass_by_value, reason = "it is taken apart, at compile time")]
 const fn but(puppet: &'static str, case: Case) -> Case {
     Case { puppet, ..case }
 }
@@ -83,7 +84,7 @@ pub(crate) const SIGNED: &[Case] = &[
     }),
     signed("one more organization", REFUSED, "system:masters", |s| another(s, 10, "system:masters")),
     signed("escapes in an organization", REFUSED, "organization", |s| {
-        another(s, 10, "\u{1b}[2J\r\n\u{9b}0m")
+        another(s, 10, "\u{1b}[2J\r\n\u{9b}0m");
     }),
     signed("NUL in one more name", REFUSED, "control character", |s| san(s, "node01\0.example.com")),
     signed("escapes in one more name", REFUSED, "control character", |s| san(s, "\u{1b}]0;x\u{7}")),
@@ -144,7 +145,7 @@ pub(crate) const SIGNED: &[Case] = &[
         signed("of another CA", REFUSED, "trusted CA certificate", |s| s.issuer = Some(root("stranger"))),
     ),
     signed("of another CA with our CA's name", REFUSED, "not lead to", |s| {
-        s.issuer = Some(root(&name_of(s)))
+        s.issuer = Some(root(&name_of(s)));
     }),
     signed("without its intermediate", [77, 0, 0], "not lead to", |s| s.above.clear()),
     signed("a chain of a hundred", REFUSED, "", |s| {

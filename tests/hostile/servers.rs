@@ -117,9 +117,10 @@ pub(crate) fn openssl(fake: &Fake, options: &[&str]) -> OpenSsl {
         .env_remove("LD_LIBRARY_PATH")
         .spawn()
         .expect("openssl");
+    let server = OpenSsl { url: format!("https://127.0.0.1:{port}"), child, _directory: directory };
     for _ in 0..500 {
         if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-            return OpenSsl { url: format!("https://127.0.0.1:{port}"), child, _directory: directory };
+            return server;
         }
         thread::sleep(Duration::from_millis(20));
     }
