@@ -122,6 +122,8 @@ pub struct Root {
     dir: Dir,
     live: bool,
     owners: OnceLock<Owners>,
+    /// Whose the top of it is; known where we are root and have to see whose directories we write in.
+    tree: Option<Ids>,
     admitted: Mutex<BTreeSet<(u32, u32)>>,
 }
 
@@ -132,8 +134,10 @@ impl Root {
         let fd = openat(AT_FDCWD, path, flags, Mode::empty())
             .map_err(|errno| RootError::io("open the root directory", path, errno))?;
         let dir = Dir::new(fd, path.to_owned());
-        let live = same_as_slash(&dir)?;
-        Ok(Self { dir, live, owners: OnceLock::new(), admitted: Mutex::default() })
+        let meta = dir.meta()?;
+        let live = is_slash(&meta)?;
+        let tree = geteuid().is_root().then_some(meta.ids);
+        Ok(Self { dir, live, owners: OnceLock::new(), tree, admitted: Mutex::default() })
     }
 
     /// Opens the directory; makes it where it is missing, as for a first look at a demo.
@@ -186,6 +190,9 @@ impl Root {
         let mut missing = Vec::new();
         for ancestor in path.ancestors() {
             if let Some(dir) = self.dir_to_write(ancestor)? {
+                if missing.is_empty() {
+                    return Ok((dir, Vec::new()));
+                }
                 return dir.make_dirs_late(missing.into_iter().rev(), 0o755);
             }
             missing.extend(ancestor.file_name());
@@ -194,11 +201,9 @@ impl Root {
     }
 
     fn dir_to_write(&self, path: &Path) -> Result<Option<Dir>, RootError> {
-        if !geteuid().is_root() {
-            return self.dir(path);
-        }
+        let Some(tree) = self.tree else { return self.dir(path) };
         let admitted = &self.admitted.lock().unwrap_or_else(PoisonError::into_inner);
-        let way = Way { tree: self.dir.meta()?.ids, admitted };
+        let way = Way { tree, admitted };
         Ok(way.go(&self.dir, path)?.map(|dir| dir.shown_as(self.shown(path))))
     }
 
@@ -247,11 +252,11 @@ impl Root {
     }
 }
 
-fn same_as_slash(dir: &Dir) -> Result<bool, RootError> {
+fn is_slash(top: &Meta) -> Result<bool, RootError> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let slash = openat(AT_FDCWD, "/", flags, Mode::empty())
         .map_err(|errno| RootError::io("open the root directory", "/", errno))?;
-    Ok(dir.meta()?.is_same(&Dir::new(slash, "/".into()).meta()?))
+    Ok(top.is_same(&Dir::new(slash, "/".into()).meta()?))
 }
 
 #[cfg(test)]

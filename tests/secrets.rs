@@ -257,7 +257,8 @@ fn a_crash_leaves_no_core_and_no_one_looks_into_the_process() {
         let site = site(&fake, &format!("{{ token = \"{TOKEN}\" }}"));
         let chown = Command::new("chown").args(["-R", "4309:4309"]).arg(site.root()).status().unwrap();
         assert!(chown.success());
-        fs::copy(env!("CARGO_BIN_EXE_nodecert"), site.path("program")).unwrap();
+        let program = [PathBuf::from(env!("CARGO_BIN_EXE_nodecert")), site.path("program")];
+        assert!(Command::new("cp").args(program).status().unwrap().success());
         fake.behave();
         fake.misbehave("/sign/", Fault::Hang, 1);
         fake.forget();

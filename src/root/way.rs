@@ -26,14 +26,14 @@ impl Way<'_> {
     /// Goes from the top of the tree to a directory; `None` if it is not there.
     pub(super) fn go(&self, top: &Dir, path: &Path) -> Result<Option<Dir>, RootError> {
         let mut steps = steps(path);
-        let mut here = vec![top.again()?];
+        let mut here: Vec<Dir> = Vec::new();
         let (mut links, mut theirs) = (0, None);
         while let Some(step) = steps.pop() {
-            let Some(dir) = here.last() else { break };
             if step == ".." {
-                here.truncate(here.len().saturating_sub(1).max(1));
+                here.pop();
                 continue;
             }
+            let dir = here.last().unwrap_or(top);
             match dir.dir(&step) {
                 Ok(None) => return Ok(None),
                 Ok(Some(next)) => {
@@ -48,13 +48,13 @@ impl Way<'_> {
                     }
                     theirs = self.prove_link(dir, &step)?.or(theirs);
                     if Path::new(&target).is_absolute() {
-                        here.truncate(1);
+                        here.clear();
                     }
                     steps.extend(self::steps(Path::new(&target)));
                 }
             }
         }
-        let Some(end) = here.pop() else { return Ok(None) };
+        let end = here.pop().map_or_else(|| top.again(), Ok)?;
         // A link of the service's own leads to what is its own.
         match theirs {
             Some((link, user)) if end.meta()?.ids.user != user => Err(unsafe_at(&link, user)),
