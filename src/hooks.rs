@@ -23,6 +23,8 @@ const STEP: Duration = Duration::from_millis(5);
 const OUTPUT_SIZE: usize = 64 * 1024;
 /// How long a pipe is listened to after its process has ended.
 const LAST_WORDS: Duration = Duration::from_millis(200);
+/// How the states begin that a unit ends by, or waits in for its next start.
+const RESTS: [&str; 5] = ["dead-", "failed-", "auto-restart", "stop-", "final-"];
 /// Lines of a failed hook that are worth showing: the last ones.
 const SAID_LINES: usize = 5;
 
@@ -70,11 +72,18 @@ pub fn unit(deed: &Deed, stop: &Stop) -> Result<Unit, String> {
     }
     let argv = ["systemctl", "--no-ask-password", "show", "--property=SubState", "--value", unit];
     let state = output(&argv.map(str::to_owned), stop)?;
-    Ok(match state.trim() {
+    Ok(standing(state.trim()))
+}
+
+/// By its SubState, systemctl(1) --state=help. What is not known to rest may run already, as in the many states of a
+/// reload, and no restart is struck for it.
+fn standing(state: &str) -> Unit {
+    match state {
         "running" | "reload" | "exited" => Unit::Runs,
-        "start" | "start-post" => Unit::Starts,
-        _ => Unit::Rests,
-    })
+        "dead" | "failed" | "condition" | "start-pre" | "stop" | "cleaning" => Unit::Rests,
+        state if RESTS.iter().any(|rests| state.starts_with(rests)) => Unit::Rests,
+        _ => Unit::Starts,
+    }
 }
 
 /// Without ignore-dependencies a deed for a unit that is ordered after us waits for us: systemctl(1).
@@ -182,6 +191,22 @@ mod tests {
 
     fn words(words: &[&str]) -> Vec<String> {
         words.iter().map(|&word| word.to_owned()).collect()
+    }
+
+    #[test]
+    fn a_unit_rests_only_where_its_state_says_so() {
+        let of = |states: &str| states.split(' ').map(standing).collect::<Vec<_>>();
+        assert_eq!(of("running reload exited"), [Unit::Runs; 3]);
+        let starts =
+            "start start-post reload-signal reload-notify reload-post refresh-extensions of-tomorrow";
+        assert_eq!(of(starts), [Unit::Starts; 7]);
+        assert_eq!(standing(""), Unit::Starts, "no answer is no proof");
+        let rests = "dead failed condition start-pre stop cleaning auto-restart auto-restart-queued \
+            dead-before-auto-restart failed-before-auto-restart dead-resources-pinned stop-watchdog stop-sigterm \
+            stop-sigkill stop-post final-watchdog final-sigterm final-sigkill";
+        let rests: Vec<_> = rests.split_whitespace().map(|state| (state, standing(state))).collect();
+        assert_eq!(rests.len(), 18);
+        rests.iter().for_each(|(state, unit)| assert_eq!(*unit, Unit::Rests, "{state}"));
     }
 
     #[test]
