@@ -193,7 +193,13 @@ fn status(
 }
 
 fn manual(page: &str, directory: Option<&Path>) -> Result<u8, Error> {
-    let Ok(pages) = man::pages(Cli::command()) else { return Ok(Exit::Fault.code()) };
+    let pages = match man::pages(Cli::command()) {
+        Ok(pages) => pages,
+        Err(failed) => {
+            error!("cannot make the man pages: {}", chain(&failed));
+            return Ok(Exit::Fault.code());
+        }
+    };
     if let Some(directory) = directory {
         for page in &pages {
             run::publish(&directory.join(format!("{}.{}", page.name, page.section)), &page.text)?;
