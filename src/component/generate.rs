@@ -69,8 +69,9 @@ impl Wanted<'_> {
         hosts.retain(|host| !is_loopback(host));
         // Each host may name its own member first: what is the same on all of them is the set.
         hosts.sort_by_cached_key(|host| (host.parse::<IpAddr>().ok(), host.to_ascii_lowercase()));
-        if hosts.is_empty() {
-            hosts.extend(around.members);
+        // Or each may name its own member alone; of [etcd] each names them all.
+        if hosts.len() < around.members.len() {
+            hosts = around.members.to_vec();
         }
         Ok(match (hosts.iter().position(|host| is_here(around, host)), hosts.first()) {
             (Some(0), _) => Origin::Made,
@@ -152,6 +153,13 @@ mod tests {
         }
         assert!(!is_first(&["10.0.0.5"], &["cp1.example.com", "cp0.example.com"], None, &[]));
         assert!(!is_first(&["10.0.0.5"], &[], None, &["10.0.0.9", "10.0.0.5"]), "the order is [etcd]'s");
+        for (own, first) in [("10.0.0.9", true), ("10.0.0.5", false)] {
+            assert_eq!(
+                is_first(&[own], &[own], None, &["10.0.0.9", "10.0.0.5"]),
+                first,
+                "its own alone: {own}"
+            );
+        }
     }
 
     #[test]
