@@ -76,7 +76,7 @@ impl Wanted<'_> {
         Ok(match (hosts.iter().position(|host| is_here(around, host)), hosts.first()) {
             (Some(0), _) => Origin::Made,
             (Some(_), Some(first)) => {
-                Origin::Elsewhere(format!("{first}, the first of etcd's members when sorted, makes it"))
+                Origin::Elsewhere(format!("{first}, the first of etcd's members, makes it"))
             }
             _ if api.is_some_and(|api| is_own(around, api)) => Origin::Made,
             _ => Origin::Elsewhere(format!(
