@@ -204,18 +204,18 @@ fn of_several_reasons_the_first_in_the_order_is_given() {
         ("absent", |s| s.held = |_| Held::Damaged("cut".into())),
         ("cut", |s| s.held = Held::Pair),
         ("another machine", |s| s.cloned = false),
+        ("revoked", |s| s.given_up = false),
         ("P384", |s| s.certificate.identity.key = crate::identity::KeyKind::P256),
         ("organization", |s| s.certificate.identity.organization = None),
         ("DNS name new", |s| {
             s.certificate.identity.dns.remove("new");
         }),
         ("trusted CA", |s| s.anchors = Some(Signer::Own)),
-        ("revoked", |s| s.listed = false),
         ("expired", |s| s.now = UNTIL - 1),
         ("due since", |s| s.now = NOW),
     ];
     let mut all = setup();
-    (all.held, all.cloned, all.listed, all.forced, all.now) = (|_| Held::Absent, true, true, true, UNTIL);
+    (all.held, all.cloned, all.given_up, all.forced, all.now) = (|_| Held::Absent, true, true, true, UNTIL);
     all.anchors = Some(Signer::Stranger);
     all.certificate.identity.key = crate::identity::KeyKind::P384;
     all.certificate.identity.organization = Some(["more".into()].into());
