@@ -423,6 +423,27 @@ fn a_consumer_is_told_of_anchors_that_the_run_itself_learns() {
     assert!(site.run().is_idle());
 }
 
+#[test]
+fn a_consumer_is_told_of_a_certificate_that_the_run_itself_finds_revoked() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    let puppet = format!(
+        "[node]\nhostname = \"node01\"\ndomain = \"example.com\"\n[ca.etcd]\ntls.file = \"/etc/nodecert/vault-ca.pem\"\nanchors.published = true\n[ca.etcd.puppet]\nurl = \"{}\"\n[certificate.web]\nca = \"etcd\"\ncommon_name = \"web.example.com\"\ndirectory = \"/etc/web/pki\"\nfiles = {{ cert = \"web.crt\", key = \"web.key\", ca = \"ca.crt\", crl = \"crl.pem\" }}\n",
+        fake.url
+    );
+    fs::write(site.path("config.toml"), puppet + &hook(&site)).unwrap();
+    fs::write(site.path("allowed"), "").unwrap();
+    assert_eq!((site.run().exit(), site.told()), (Exit::Done, 1));
+    let first = site.serial("web");
+    fake.clean("web.example.com");
+    site.later(&fake, 25 * HOUR);
+    let report = site.run();
+    assert_eq!((report.exit(), actions(&report)), (Exit::Done, vec![Action::Obtain]), "{}", report.done());
+    assert_ne!(site.serial("web"), first);
+    assert_eq!(site.told(), 2);
+    assert!(site.run().is_idle());
+}
+
 /// A scheduler whose kubeconfig holds its certificate, and a kubelet that reads its own at its start only.
 const EMBEDDED: &str = r#"
 [ca.k8s.local]

@@ -74,7 +74,9 @@ impl Run<'_> {
         let mut debts = read(self.root(), &survey.node)?;
         let known = debts.len();
         if self.world.tells {
-            let due = asked.iter().filter(|name| survey.is_to_get(name, ask.missing)).cloned().collect();
+            let names: Vec<_> = asked.iter().cloned().collect();
+            let due =
+                asked.iter().filter(|name| self.may_change(survey, name, &names, ask)).cloned().collect();
             for debt in self.coming(survey, &due, ask) {
                 let there =
                     debts.iter().any(|other| other.deed == debt.deed && other.subject == debt.subject);
@@ -87,6 +89,14 @@ impl Run<'_> {
             self.write(&debts)?;
         }
         Ok(debts)
+    }
+
+    /// Whether a certificate is to be got, or may turn out to be: what its CA says anew may be that it is revoked.
+    fn may_change(&self, survey: &Survey, name: &Name, names: &[Name], ask: &Ask) -> bool {
+        let Some(certificate) = survey.node.certificates.get(name) else { return false };
+        survey.is_to_get(name, ask.missing)
+            || self.is_to_learn(survey, &certificate.ca, names, ask)
+            || self.is_to_read_crl(survey, &certificate.ca, ask)
     }
 
     fn coming(&self, survey: &Survey, due: &BTreeSet<Name>, ask: &Ask) -> Vec<Debt> {
