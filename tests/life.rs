@@ -424,6 +424,41 @@ fn a_consumer_is_told_of_anchors_that_the_run_itself_learns() {
 }
 
 #[test]
+fn what_one_ca_has_put_into_a_shared_trust_file_stays_while_another_is_served() {
+    let (one, other) = (Fake::start(), Fake::start());
+    let site = Site::new(&one);
+    fs::write(site.path("etc/nodecert/other-ca.pem"), other.tls_pem()).unwrap();
+    let second = configuration(&other.url)
+        .replace("ca.etcd", "ca.other")
+        .replace("vault-ca", "other-ca")
+        .replace("certificate.web", "certificate.other")
+        .replace("\"etcd\"", "\"other\"\ntrusts = [\"etcd\", \"other\"]\nfiles = { cert = \"other.crt\", key = \"other.key\", ca = \"ca.crt\" }");
+    site.configure(&second.split_once("[ca.other]").map(|(_, rest)| format!("\n[ca.other]{rest}")).unwrap());
+    site.reconfigure("ca = \"etcd\"", "ca = \"etcd\"\ntrusts = [\"etcd\", \"other\"]");
+    let report = site.run();
+    assert_eq!((report.exit(), site.anchors()), (Exit::Done, 2), "{}", report.done());
+
+    site.later(&one, 25 * HOUR);
+    site.later(&other, 25 * HOUR);
+    one.add_root();
+    // The other comes later, and then its answer does not come at all.
+    other.misbehave("ca_chain", fake::Fault::Status(503, None, "sealed"), 1);
+    other.misbehave("/sign", fake::Fault::Status(503, None, "sealed"), usize::MAX);
+    let force = Ask { force: true, deadline: Duration::from_secs(3), ..Ask::default() };
+    let mut seen = Vec::new();
+    std::thread::scope(|scope| {
+        let run = scope.spawn(|| site.ask(&force).exit());
+        while !run.is_finished() {
+            seen.push(site.anchors());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(run.join().unwrap(), Exit::Temporary);
+    });
+    seen.dedup();
+    assert_eq!(seen, [2, 3], "the new root never leaves it");
+}
+
+#[test]
 fn a_consumer_is_told_of_a_certificate_that_the_run_itself_finds_revoked() {
     let fake = Fake::start();
     let site = Site::new(&fake);

@@ -82,7 +82,8 @@ impl Run<'_> {
         trusts.map(|trust| (trust.path.clone(), self.put_trust(survey, trust, Some((ca, anchors))))).collect()
     }
 
-    /// Writes one trust file. Where a CA that shares it is not known, what the file holds stays in it.
+    /// Writes one trust file. Where a CA that shares it is not known, or is served at the same time (`news`), what
+    /// the file holds stays in it.
     pub(super) fn put_trust(
         &self,
         survey: &Survey,
@@ -104,11 +105,14 @@ impl Run<'_> {
         if wanted.certificates().is_empty() {
             return Ok(false);
         }
-        if !whole && let Some((text, _)) = disk::read_text(self.root(), &trust.path, super::TEXT)? {
+        let owner = Owner::default();
+        // Someone else's file is not taken for ours by what it holds: it is refused or put aside as it is.
+        let is_ours = || disk::trust_is(self.root(), &trust.path, &wanted, &owner, false).is_ok();
+        let stays = !whole || news.is_some() && is_ours();
+        if stays && let Some((text, _)) = disk::read_text(self.root(), &trust.path, super::TEXT)? {
             // What is no trust file is the next line's to refuse.
             Anchors::parse(text.as_bytes()).iter().for_each(|there| wanted.join(there));
         }
-        let owner = Owner::default();
         let written = disk::widen(self.root(), &trust.path, &wanted, &owner, trust.replace, survey.now)?;
         if written {
             info!(path = %trust.path.display(), "{}: trust file written", trust.path.display());
