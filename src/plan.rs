@@ -128,7 +128,9 @@ fn unfit_for(certificate: &Certificate, unfit: Box<Unfit>, known: &Known<'_>) ->
         Ok(amendable) => amendable,
         Err(unfit) => return Verdict::Obtain(Some(unfit.pair), Reason::Unfit(unfit.why)),
     };
-    let at_once = known.forced || certificate.due_at(bundle.leaf()) <= known.now;
+    // Under another name its consumer does not start: that waits for nothing.
+    let is_another = matches!(why, Rejected::CommonName { .. });
+    let at_once = is_another || known.forced || certificate.due_at(bundle.leaf()) <= known.now;
     match known.settles.filter(|_| !at_once) {
         Some(until) => Verdict::Amend(bundle, Reason::Waits(why, until)),
         None => Verdict::Amend(bundle, Reason::Unfit(why)),
@@ -192,10 +194,9 @@ impl Verdict {
     /// Whether a consumer can work with what is there: it is what was wanted, or lacks only names that were
     /// added since. To start with a name too few is better than not to start.
     pub fn is_usable(&self) -> bool {
-        let is_another = |reason: &Reason| matches!(reason, Reason::Unfit(why) | Reason::Waits(why, _) if matches!(why, Rejected::CommonName { .. }));
         match self {
             Self::Keep(_) | Self::Renew(..) => true,
-            Self::Amend(_, reason) => !is_another(reason),
+            Self::Amend(_, reason) => !matches!(reason, Reason::Unfit(Rejected::CommonName { .. })),
             Self::Obtain(..) => false,
         }
     }

@@ -242,6 +242,11 @@ fn what_lacks_a_name_alone_is_usable_and_can_still_be_shown_to_a_ca() {
     assert_eq!(verdict(|s| (s.settles, s.now) = (Some(UNTIL), DUE)), (true, true, true), "it is due anyway");
     assert_eq!(verdict(|s| (s.settles, s.forced) = (Some(UNTIL), true)), (true, true, true), "forced");
     assert_eq!(verdict(|s| s.certificate.identity.common_name = "other".into()), (false, true, true));
+    let renamed = |s: &mut Setup| {
+        s.certificate.identity.common_name = "other".into();
+        s.settles = Some(NOW + 1);
+    };
+    assert_eq!(verdict(renamed), (false, true, true), "what cannot be used does not wait");
     assert_eq!(verdict(|s| s.now = UNTIL), (false, false, true), "it has ended");
     assert_eq!(verdict(|s| s.given_up = true), (false, false, true), "it is revoked");
     assert_eq!(verdict(|s| s.anchors = Some(Signer::Stranger)), (false, false, true));
