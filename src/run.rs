@@ -1,8 +1,8 @@
 //! The flow, to be read from top to bottom. This room alone calls those that do I/O.
 //!
 //! ```text
-//! survey -> owe -> waves { CAs side by side { anchors -> trust files -> obtain } }
-//!        -> trust files -> repair -> files -> pay -> report
+//! lock -> clock -> survey -> owe -> waves { CAs side by side { anchors -> trust files -> obtain } }
+//!      -> trust files -> repair -> keepsakes -> files -> pay -> used secrets -> report
 //! ```
 
 mod failure;
@@ -97,12 +97,19 @@ pub async fn run(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
         Either::Left(_) => Err(Error::Stopped),
         Either::Right((done, _)) => done,
     };
+    // Who has not begun has nothing to say of how a run ended.
+    if !matches!(done, Err(Error::Unknown { .. } | Error::Disk(DiskError::Locked { .. }))) {
+        note(world, &done);
+    }
+    done
+}
+
+fn note(world: &World, done: &Result<(Report, Facts), Error>) {
     let exit = done.as_ref().map_or_else(Error::exit, |(report, _)| report.exit());
     let last = LastRun { ended: world.clock.now(), exit: exit.code() };
     if let Err(error) = disk::note_run(&world.root, last) {
         warn!("how this run ended could not be noted: {}", chain(&error));
     }
-    done
 }
 
 async fn bring(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
@@ -113,12 +120,7 @@ async fn bring(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
     let mut survey = survey(world, ask.force)?;
     let asked = survey.asked(&ask.only)?;
     let mut run = Run::new(world, deadline, &ask.stop);
-    disk::admit(&world.root, &survey.node);
-    if lock.was_left() {
-        run.clear_up(&survey).map_err(Error::Disk)?;
-    }
-    run.remember_machine(&survey).map_err(Error::Disk)?;
-    run.remember_facts(&survey).map_err(Error::Disk)?;
+    run.take_up(&survey, lock.was_left()).map_err(Error::Disk)?;
     let debts = run.owe(&survey, &asked, ask)?;
     for wave in survey.node.waves.clone() {
         let parts = run.open(&survey, wave.into_iter().filter(|name| asked.contains(name)), ask);
@@ -131,14 +133,12 @@ async fn bring(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
     run.repair(&survey, &asked);
     let mut files = run.keepsakes(&survey, &asked);
     files.extend(run.files(&survey, &asked));
-    let spent = run.retire_secrets(&survey).await;
+    let paid = run.pay(&survey, debts).await;
+    let (erased, notes) = run.retire_secrets(&survey).await;
     run.close().await;
-    run.strike_cloned(&survey).map_err(Error::Disk)?;
-    let owed = run.pay(&survey, debts).await?;
+    let owed = paid?.into_iter().chain(erased).chain(run.strike_cloned(&survey)).collect();
     let mut report = run.report(&survey, ask, &files, owed)?;
-    report
-        .notes
-        .extend(spent.unwrap_or_else(|why| vec![format!("a secret was not erased: {}", chain(&why))]));
+    report.notes.extend(notes);
     // What a disk refused may be lying about half done.
     if report.exit() != Exit::Fault {
         lock.release();

@@ -298,3 +298,27 @@ fn a_user_without_rights_runs_it_below_a_directory_of_his_own() {
     assert_eq!(output.status.code(), Some(0), "{said}");
     assert!(said.contains("owners were left alone: not running as root"), "{said}");
 }
+
+#[test]
+fn one_place_that_has_become_read_only_keeps_nothing_from_the_others() {
+    let site = site();
+    assert_eq!(run(&site, &["run"]).0, 0);
+    let plain = site.path("srv/plain");
+    let forced = || {
+        let script = "mount --bind \"$1\" \"$1\" && mount -o remount,bind,ro \"$1\" && exec \"$2\" --root \"$3\" run --force";
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", script, "sh"]).arg(&plain).arg(env!("CARGO_BIN_EXE_nodecert"));
+        trial::undisturbed(&mut command);
+        let output = command.arg(site.root()).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let certificate = || fs::read(site.path("srv/web/pki/web.crt")).unwrap();
+    // What the first leaves undone, the second finds and has to get past.
+    for _ in 0..2 {
+        let before = certificate();
+        let (code, said) = forced();
+        assert_eq!(code, Some(FAULT), "{said}");
+        assert!(said.contains("/srv/plain"), "{said}");
+        assert_ne!(certificate(), before, "{said}");
+    }
+}

@@ -10,6 +10,9 @@ use crate::https::{MAX_SAID, one_line};
 
 /// Checks the URL of a server: HTTPS, a host, perhaps a path, and nothing that could leak.
 pub(super) fn server_url(text: &str) -> Result<String, String> {
+    if !text.is_ascii() {
+        return Err("has a URL that is not ASCII; write a name in another script as punycode".to_owned());
+    }
     // One with an @ may hold a password, and is not repeated.
     let url = Url::parse(text).map_err(|e| match text.contains('@') {
         true => format!("has a faulty URL ({e}); write https://HOST:PORT"),
@@ -111,5 +114,12 @@ mod tests {
         assert_eq!(said(b"<html>\r\n <b>x</b>\0</html>"), "<html> <b>x</b> </html>");
         assert_eq!(said(b""), "");
         assert_eq!(said(&[0xff; 100_000]).chars().count(), MAX_SAID + 1);
+    }
+
+    #[test]
+    fn the_name_of_a_server_is_ascii() {
+        assert!(server_url("https://vault.example.com:8200").is_ok());
+        assert!(server_url("https://xn--bcher-kva.example").is_ok());
+        assert!(server_url("https://b\u{fc}cher.example").unwrap_err().contains("ASCII"));
     }
 }

@@ -11,17 +11,17 @@ use crate::keepsake::Keepsake;
 use crate::node::Node;
 use crate::root::{Dir, Kind, Root};
 
-/// Removes the drafts of everything that this host is to hold, and those in the state.
-pub fn sweep(root: &Root, node: &Node) -> Result<(), DiskError> {
-    node.certificates.values().try_for_each(|certificate| sweep_certificate(root, certificate))?;
+/// Removes the drafts of everything that this host is to hold, and those in the state. What cannot be swept, as
+/// on a file system that is read-only now, keeps nothing else from it: those are returned.
+pub fn sweep(root: &Root, node: &Node) -> Vec<DiskError> {
+    let certificates = node.certificates.values().map(|certificate| sweep_certificate(root, certificate));
     let keepsakes = node.keepsakes.iter().flat_map(Keepsake::paths);
     let trusts = node.trusts.iter().map(|trust| trust.path.as_path());
-    let mut files = node.files.iter().map(|file| file.path.as_path()).chain(trusts).chain(keepsakes);
-    files.try_for_each(|path| sweep_beside(root, path))?;
-    match root.dir(&state_path(""))? {
-        Some(state) => sweep_state(&state),
-        None => Ok(()),
-    }
+    let files = node.files.iter().map(|file| file.path.as_path()).chain(trusts).chain(keepsakes);
+    let files = files.map(|path| sweep_beside(root, path));
+    let state = root.dir(&state_path("")).map_err(DiskError::from);
+    let state = state.and_then(|dir| dir.map_or(Ok(()), |dir| sweep_state(&dir)));
+    certificates.chain(files).chain([state]).filter_map(Result::err).collect()
 }
 
 fn sweep_certificate(root: &Root, certificate: &Certificate) -> Result<(), DiskError> {

@@ -12,7 +12,7 @@ use crate::facts::FactsError;
 use crate::keepsake::Unkept;
 use crate::key::KeyError;
 use crate::render::RenderError;
-use crate::report::{Exit, Trouble};
+use crate::report::{Exit, OwedLine, Trouble};
 use crate::setting::{Name, chain};
 use crate::trust::TrustError;
 
@@ -107,6 +107,11 @@ pub(super) enum Failure {
 impl Failure {
     pub(super) fn trouble(&self) -> Trouble {
         Trouble { message: chain(self), exit: self.exit() }
+    }
+
+    /// What stays to be done because of it.
+    pub(super) fn owed(&self, deed: &str) -> OwedLine {
+        OwedLine { deed: deed.to_owned(), trouble: Some(self.trouble()) }
     }
 
     /// Whether it is for an operator to act first.

@@ -101,10 +101,23 @@ impl Run<'_> {
         }
     }
 
+    /// What goes before everything else: whose directories may be written in, what an earlier run left, and what
+    /// is to be known of this host by the next.
+    pub(super) fn take_up(&self, survey: &Survey, was_left: bool) -> Result<(), DiskError> {
+        disk::admit(self.root(), &survey.node);
+        if was_left {
+            self.clear_up(survey)?;
+        }
+        self.remember_machine(survey)?;
+        self.remember_facts(survey)
+    }
+
     /// Removes what a run that did not come to its end has left: drafts, and requests that were answered. What
     /// is still to be answered stays, to be asked again as it is.
-    pub(super) fn clear_up(&self, survey: &Survey) -> Result<(), DiskError> {
-        disk::sweep(self.root(), &survey.node)?;
+    fn clear_up(&self, survey: &Survey) -> Result<(), DiskError> {
+        for unswept in disk::sweep(self.root(), &survey.node) {
+            warn!("what an earlier run may have left stays: {}", chain(&unswept));
+        }
         for certificate in survey.node.certificates.values().filter(|certificate| certificate.rotate_key) {
             let held = survey.verdicts.get(&certificate.name).and_then(Verdict::pair);
             let Some(pair) = held else { continue };
@@ -117,7 +130,7 @@ impl Run<'_> {
     }
 
     /// The state is this machine's from now on; what was made on another is on a list until it is made anew.
-    pub(super) fn remember_machine(&self, survey: &Survey) -> Result<(), DiskError> {
+    fn remember_machine(&self, survey: &Survey) -> Result<(), DiskError> {
         let Some(id) = &survey.facts.machine_id else { return Ok(()) };
         let known = disk::read_state(self.root(), MACHINE)?;
         if known.is_some_and(|known| known.trim() == id.value) {
@@ -128,12 +141,14 @@ impl Run<'_> {
     }
 
     /// Strikes from the list what this run has made anew.
-    pub(super) fn strike_cloned(&self, survey: &Survey) -> Result<(), DiskError> {
+    pub(super) fn strike_cloned(&self, survey: &Survey) -> Option<OwedLine> {
         let made = |name: &&Name| matches!(self.done.get(*name), Some(Done::Obtained(_)));
         if !survey.cloned.iter().any(|name| made(&name)) {
-            return Ok(());
+            return None;
         }
-        self.list_cloned(&survey.cloned.iter().filter(|name| !made(name)).cloned().collect())
+        let left = survey.cloned.iter().filter(|name| !made(name)).cloned().collect();
+        let failed = self.list_cloned(&left).err()?;
+        Some(Failure::from(failed).owed("to note which keys are this machine's own"))
     }
 
     fn list_cloned(&self, names: &BTreeSet<Name>) -> Result<(), DiskError> {

@@ -10,26 +10,41 @@ use super::Run;
 use super::failure::Failure;
 use super::signers::unwrapped_state;
 use super::survey::Survey;
-use crate::ca;
+use crate::ca::{self, Ca};
 use crate::disk;
+use crate::report::OwedLine;
 use crate::setting::{At, Name, SecretSource};
 
 impl Run<'_> {
-    /// Erases what is not needed any more of the CAs that this run has spoken with; says where it stands still.
-    pub(super) async fn retire_secrets(&self, survey: &Survey) -> Result<Vec<String>, Failure> {
-        let mut notes = Vec::new();
+    /// Erases what is not needed any more of the CAs that this run has spoken with: what failed, and where a
+    /// secret stands still.
+    pub(super) async fn retire_secrets(&self, survey: &Survey) -> (Vec<OwedLine>, Vec<String>) {
+        let (mut failed, mut notes) = (Vec::new(), Vec::new());
         for (name, opened) in &self.cas {
             let (Ok(ca), Some(settings)) = (opened, survey.config.cas.get(name)) else { continue };
-            if !self.has_leftover(name, settings)? || !ca.needs_no_secret(&held(survey, settings)).await {
-                continue;
+            match self.retire(survey, name, ca, settings).await {
+                Ok(stands) => notes.extend(stands),
+                Err(why) => failed.push(why.owed(&format!("to erase the used secret of CA {name}"))),
             }
-            for path in settings.wipes() {
-                notes.extend(self.wipe(name, path)?);
-            }
-            disk::wipe(self.root(), &Path::new(disk::STATE).join(unwrapped_state(name)))?;
-            info!(ca = %name, "CA {name}: the secret of the first login is erased; certificates do from now on");
         }
-        Ok(notes)
+        (failed, notes)
+    }
+
+    async fn retire(
+        &self,
+        survey: &Survey,
+        name: &Name,
+        ca: &Ca,
+        settings: &ca::Settings,
+    ) -> Result<Vec<String>, Failure> {
+        if !self.has_leftover(name, settings)? || !ca.needs_no_secret(&held(survey, settings)).await {
+            return Ok(Vec::new());
+        }
+        let wiped = settings.wipes().into_iter().map(|path| self.wipe(name, path));
+        let notes = wiped.collect::<Result<Vec<_>, _>>()?;
+        disk::wipe(self.root(), &Path::new(disk::STATE).join(unwrapped_state(name)))?;
+        info!(ca = %name, "CA {name}: the secret of the first login is erased; certificates do from now on");
+        Ok(notes.into_iter().flatten().collect())
     }
 
     /// A secret can go only where another way in is configured.
