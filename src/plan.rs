@@ -96,8 +96,9 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Judges what is held: absent, damaged, mixed, another machine's, not as configured, untrusted, revoked, expired,
-/// not yet valid, due, forced.
+/// Judges what is held: absent, damaged, mixed, another machine's, revoked, not as configured, untrusted, expired,
+/// not yet valid, due, forced. Revoked stands before all that can be said of a pair, for it is about the key too:
+/// that is not certified again, whatever else is wrong.
 pub fn decide(certificate: &Certificate, held: Held, known: &Known<'_>) -> Verdict {
     let pair = match held {
         Held::Absent => return Verdict::Obtain(None, Reason::Absent),
@@ -107,31 +108,29 @@ pub fn decide(certificate: &Certificate, held: Held, known: &Known<'_>) -> Verdi
         Held::Pair(pair) => pair,
     };
     let Some(anchors) = known.anchors else { return Verdict::Obtain(Some(pair), Reason::AnchorsUnknown) };
-    let revoked = known.revokes(&pair, anchors);
+    if known.revokes(&pair, anchors) {
+        return Verdict::Obtain(Some(pair), Reason::Unfit(Rejected::Revoked));
+    }
     let bundle = match Bundle::judge(pair, &certificate.identity, anchors, known.now) {
         Ok(bundle) => bundle,
-        Err(unfit) => return unfit_for(certificate, unfit, revoked, known),
+        Err(unfit) => return unfit_for(certificate, unfit, known),
     };
     let due = certificate.due_at(bundle.leaf());
     match (due <= known.now, known.forced) {
-        _ if revoked => Verdict::Obtain(Some(bundle.pair().clone()), Reason::Unfit(Rejected::Revoked)),
         (true, _) => Verdict::Renew(bundle, Reason::Due(due)),
         (false, true) => Verdict::Renew(bundle, Reason::Forced),
         (false, false) => Verdict::Keep(bundle),
     }
 }
 
-fn unfit_for(certificate: &Certificate, unfit: Box<Unfit>, revoked: bool, known: &Known<'_>) -> Verdict {
-    let over = matches!(unfit.why, Rejected::Expired(_) | Rejected::NotYetValid { .. });
+fn unfit_for(certificate: &Certificate, unfit: Box<Unfit>, known: &Known<'_>) -> Verdict {
     let (bundle, why) = match unfit.under_its_names() {
-        Ok(amendable) if !revoked => amendable,
-        Ok((bundle, why)) => return Verdict::Obtain(Some(bundle.pair().clone()), Reason::Unfit(why)),
-        Err(unfit) => {
-            let why = if revoked && over { Rejected::Revoked } else { unfit.why };
-            return Verdict::Obtain(Some(unfit.pair), Reason::Unfit(why));
-        }
+        Ok(amendable) => amendable,
+        Err(unfit) => return Verdict::Obtain(Some(unfit.pair), Reason::Unfit(unfit.why)),
     };
-    let at_once = known.forced || certificate.due_at(bundle.leaf()) <= known.now;
+    // Under another name its consumer does not start: that waits for nothing.
+    let is_another = matches!(why, Rejected::CommonName { .. });
+    let at_once = is_another || known.forced || certificate.due_at(bundle.leaf()) <= known.now;
     match known.settles.filter(|_| !at_once) {
         Some(until) => Verdict::Amend(bundle, Reason::Waits(why, until)),
         None => Verdict::Amend(bundle, Reason::Unfit(why)),
@@ -195,12 +194,16 @@ impl Verdict {
     /// Whether a consumer can work with what is there: it is what was wanted, or lacks only names that were
     /// added since. To start with a name too few is better than not to start.
     pub fn is_usable(&self) -> bool {
-        let is_another = |reason: &Reason| matches!(reason, Reason::Unfit(why) | Reason::Waits(why, _) if matches!(why, Rejected::CommonName { .. }));
         match self {
             Self::Keep(_) | Self::Renew(..) => true,
-            Self::Amend(_, reason) => !is_another(reason),
+            Self::Amend(_, reason) => !matches!(reason, Reason::Unfit(Rejected::CommonName { .. })),
             Self::Obtain(..) => false,
         }
+    }
+
+    /// Whether what lies there was revoked, and its key with it.
+    pub fn is_revoked(&self) -> bool {
+        matches!(self.reason(), Some(Reason::Unfit(Rejected::Revoked)))
     }
 
     /// Why something is to be done, if something is.

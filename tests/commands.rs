@@ -337,6 +337,27 @@ fn who_signs_tokens_may_not_start_without_the_key_and_who_does_not_may() {
 }
 
 #[test]
+fn a_key_that_is_given_replaces_a_damaged_or_another_one_with_its_public_half() {
+    let host = Host::new();
+    let given = "key = { file = \"/etc/nodecert/sa\" }\nreplace = true";
+    host.put("etc/nodecert/config.toml", &CONTROL_PLANE.replace("generate = \"cp1\"", given));
+    let path = |file: &str| host.path(&format!("etc/kubernetes/pki/{file}"));
+    let mut halves = Vec::new();
+    for before in [None, Some("rubbish"), None] {
+        let key = nodecert::key::Key::generate(nodecert::identity::KeyKind::P256).unwrap();
+        host.put("etc/nodecert/sa", key.pem());
+        fs::set_permissions(host.path("etc/nodecert/sa"), PermissionsExt::from_mode(0o600)).unwrap();
+        before.iter().for_each(|text| fs::write(path("sa.key"), text).unwrap());
+        let answer = host.nodecert("run");
+        assert_eq!(answer.exit, 0, "{}{}", answer.out, answer.err);
+        assert!(fs::read_to_string(path("sa.key")).unwrap().starts_with(key.pem()));
+        halves.push(fs::read(path("sa.pub")).unwrap());
+        assert_eq!(answer.out.matches("sa.pub").count(), 1, "{}", answer.out);
+    }
+    assert!(halves[0] != halves[1] && halves[1] != halves[2], "each has its own");
+}
+
+#[test]
 fn what_was_made_once_is_never_made_again() {
     let host = Host::new();
     let named = CONTROL_PLANE.replace("[kube-apiserver]", "[kube-apiserver]\n[kube-apiserver.tokens.a]\ngenerate = \"cp2\"\nkubeconfig = \"/etc/kubernetes/a.conf\"\n[kube-apiserver.encryption]\ngenerate = \"cp2\"");

@@ -89,6 +89,30 @@ fn what_is_revoked_is_not_usable_and_the_next_run_gets_another_with_a_new_key() 
 }
 
 #[test]
+fn a_key_that_was_revoked_is_not_certified_again_whatever_else_has_changed() {
+    let other_name: fn(&Fake, &Site) =
+        |_, site| site.reconfigure("dns = [\"node01\"]", "dns = [\"node01\", \"new\"]");
+    let open_request: fn(&Fake, &Site) = |fake, site| {
+        fake.misbehave("/sign", Fault::Status(503, None, "sealed"), usize::MAX);
+        site.ask(&Ask { force: true, deadline: Duration::from_millis(500), ..Ask::default() });
+        assert!(site.path("var/lib/nodecert/pending/web.pem").exists());
+        fake.behave();
+    };
+    for change in [other_name, open_request] {
+        let fake = Fake::start();
+        let site = Site::new(&fake);
+        site.configure("rotate_key = false\n");
+        site.run();
+        let key = fs::read(site.path("etc/web/pki/web.key")).unwrap();
+        change(&fake, &site);
+        assert_eq!(revoke(&site).exit(), Exit::Done);
+        assert_eq!(site.look().certificates[0].state, "revoked");
+        assert_eq!(actions(&site.run()), [Action::Obtain]);
+        assert_ne!(fs::read(site.path("etc/web/pki/web.key")).unwrap(), key);
+    }
+}
+
+#[test]
 fn a_ca_that_does_not_revoke_leaves_the_certificate_in_force_and_names_the_operators_command() {
     let fake = Fake::start();
     let site = Site::new(&fake);

@@ -423,6 +423,88 @@ fn a_consumer_is_told_of_anchors_that_the_run_itself_learns() {
     assert!(site.run().is_idle());
 }
 
+#[test]
+fn what_one_ca_has_put_into_a_shared_trust_file_stays_while_another_is_served() {
+    let (one, other) = (Fake::start(), Fake::start());
+    let site = Site::new(&one);
+    fs::write(site.path("etc/nodecert/other-ca.pem"), other.tls_pem()).unwrap();
+    let second = configuration(&other.url)
+        .replace("ca.etcd", "ca.other")
+        .replace("vault-ca", "other-ca")
+        .replace("certificate.web", "certificate.other")
+        .replace("\"etcd\"", "\"other\"\ntrusts = [\"etcd\", \"other\"]\nfiles = { cert = \"other.crt\", key = \"other.key\", ca = \"ca.crt\" }");
+    site.configure(&second.split_once("[ca.other]").map(|(_, rest)| format!("\n[ca.other]{rest}")).unwrap());
+    site.reconfigure("ca = \"etcd\"", "ca = \"etcd\"\ntrusts = [\"etcd\", \"other\"]");
+    let report = site.run();
+    assert_eq!((report.exit(), site.anchors()), (Exit::Done, 2), "{}", report.done());
+
+    site.later(&one, 25 * HOUR);
+    site.later(&other, 25 * HOUR);
+    one.add_root();
+    // The other comes later, and then its answer does not come at all.
+    other.misbehave("ca_chain", fake::Fault::Status(503, None, "sealed"), 1);
+    other.misbehave("/sign", fake::Fault::Status(503, None, "sealed"), usize::MAX);
+    let force = Ask { force: true, deadline: Duration::from_secs(3), ..Ask::default() };
+    let mut seen = Vec::new();
+    std::thread::scope(|scope| {
+        let run = scope.spawn(|| site.ask(&force).exit());
+        while !run.is_finished() {
+            seen.push(site.anchors());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(run.join().unwrap(), Exit::Temporary);
+    });
+    seen.dedup();
+    assert_eq!(seen, [2, 3], "the new root never leaves it");
+}
+
+/// A certificate of a Puppet CA, whose revocation lists are wanted as a file.
+fn with_lists(fake: &Fake) -> String {
+    format!(
+        "[node]\nhostname = \"node01\"\ndomain = \"example.com\"\n[ca.etcd]\ntls.file = \"/etc/nodecert/vault-ca.pem\"\nanchors.published = true\n[ca.etcd.puppet]\nurl = \"{}\"\n[certificate.web]\nca = \"etcd\"\ncommon_name = \"web.example.com\"\ndirectory = \"/etc/web/pki\"\nfiles = {{ cert = \"web.crt\", key = \"web.key\", ca = \"ca.crt\", crl = \"crl.pem\" }}\n",
+        fake.url
+    )
+}
+
+#[test]
+fn what_cannot_be_read_when_it_is_judged_again_is_said() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    fs::write(site.path("config.toml"), with_lists(&fake)).unwrap();
+    assert_eq!(site.run().exit(), Exit::Done);
+    fs::remove_file(site.path("var/lib/nodecert/crl/etcd.pem")).unwrap();
+    fake.forget();
+    fake.misbehave("certificate_revocation_list", fake::Fault::Status(503, None, "busy"), 1);
+    std::thread::scope(|scope| {
+        let run = scope.spawn(|| site.ask(&Ask { deadline: Duration::from_secs(10), ..Ask::default() }));
+        while fake.asked().is_empty() && !run.is_finished() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        fs::create_dir_all(site.path("var/lib/nodecert/revoked/web")).unwrap();
+        let report = run.join().unwrap();
+        assert_eq!((report.exit(), actions(&report)), (Exit::Fault, vec![Action::Keep]), "{}", report.done());
+        let trouble = report.certificates[0].trouble.as_ref().unwrap();
+        assert!(trouble.message.contains("revoked/web"), "{}", trouble.message);
+    });
+}
+
+#[test]
+fn a_consumer_is_told_of_a_certificate_that_the_run_itself_finds_revoked() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    fs::write(site.path("config.toml"), with_lists(&fake) + &hook(&site)).unwrap();
+    fs::write(site.path("allowed"), "").unwrap();
+    assert_eq!((site.run().exit(), site.told()), (Exit::Done, 1));
+    let first = site.serial("web");
+    fake.clean("web.example.com");
+    site.later(&fake, 25 * HOUR);
+    let report = site.run();
+    assert_eq!((report.exit(), actions(&report)), (Exit::Done, vec![Action::Obtain]), "{}", report.done());
+    assert_ne!(site.serial("web"), first);
+    assert_eq!(site.told(), 2);
+    assert!(site.run().is_idle());
+}
+
 /// A scheduler whose kubeconfig holds its certificate, and a kubelet that reads its own at its start only.
 const EMBEDDED: &str = r#"
 [ca.k8s.local]

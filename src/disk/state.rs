@@ -89,10 +89,14 @@ pub fn keep_pending(root: &Root, name: &Name, pending: &Pending) -> Result<Kept,
     let line_end = if key.ends_with('\n') { "" } else { "\n" };
     let text = Zeroizing::new([key, line_end, &pending.csr.pem()].concat());
     let (dir, name) = make_parent(root, &pending_path(name))?;
+    if dir.stat(&name)?.is_some() {
+        // What stands there may hold the only copy of a key that a CA knows us by.
+        let (draft, written) = dir.draft_late(&name, text.as_bytes(), 0o600, None)?;
+        return Ok(Kept { dir, written, draft: Some((draft, name)) });
+    }
     // Not by rename, which takes a second journal commit: half a request is none.
-    dir.remove(&name)?;
     let written = dir.write_new(&name, text.as_bytes(), 0o600, None)?;
-    Ok(Kept { dir, written })
+    Ok(Kept { dir, written, draft: None })
 }
 
 /// A file of state that may not be on disk yet.
@@ -101,12 +105,17 @@ pub fn keep_pending(root: &Root, name: &Name, pending: &Pending) -> Result<Kept,
 pub struct Kept {
     dir: Dir,
     written: Written,
+    /// What bears another name until it is whole, and the name that it then takes.
+    draft: Option<(OsString, OsString)>,
 }
 
 impl Kept {
     /// Waits until it is.
     pub fn settle(self) -> Result<(), DiskError> {
         self.written.sync()?;
+        if let Some((draft, name)) = self.draft {
+            self.dir.rename(draft, name)?;
+        }
         Ok(self.dir.sync()?)
     }
 }

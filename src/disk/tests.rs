@@ -679,6 +679,26 @@ fn a_pending_request_comes_back_as_it_was() {
 }
 
 #[test]
+fn a_pending_request_stays_until_the_one_that_replaces_it_is_whole() {
+    let site = site();
+    let name = Name::new("web").unwrap();
+    let key = Arc::new(Key::generate(KeyKind::P256).unwrap());
+    let made = |cn: &str| {
+        let wanted = Identity { common_name: cn.to_owned(), ..identity() };
+        Pending::new(key.clone(), &wanted, &Dialect::default()).unwrap()
+    };
+    let there = || pending(&site.root, &name).unwrap().unwrap().csr.der().to_vec();
+    let (first, second) = (made("first"), made("second"));
+    keep_pending(&site.root, &name, &first).unwrap();
+    let kept = super::keep_pending(&site.root, &name, &second).unwrap();
+    assert_eq!(there(), first.csr.der());
+    kept.settle().unwrap();
+    assert_eq!(there(), second.csr.der());
+    assert_eq!(site.names("var/lib/nodecert/pending"), ["web.pem"]);
+    assert_eq!(site.mode("var/lib/nodecert/pending/web.pem"), 0o600);
+}
+
+#[test]
 fn state_is_kept_read_and_dropped() {
     let site = site();
     assert!(read_state(&site.root, "ca/lab/ca.key").unwrap().is_none());

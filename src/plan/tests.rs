@@ -204,18 +204,18 @@ fn of_several_reasons_the_first_in_the_order_is_given() {
         ("absent", |s| s.held = |_| Held::Damaged("cut".into())),
         ("cut", |s| s.held = Held::Pair),
         ("another machine", |s| s.cloned = false),
+        ("revoked", |s| s.given_up = false),
         ("P384", |s| s.certificate.identity.key = crate::identity::KeyKind::P256),
         ("organization", |s| s.certificate.identity.organization = None),
         ("DNS name new", |s| {
             s.certificate.identity.dns.remove("new");
         }),
         ("trusted CA", |s| s.anchors = Some(Signer::Own)),
-        ("revoked", |s| s.listed = false),
         ("expired", |s| s.now = UNTIL - 1),
         ("due since", |s| s.now = NOW),
     ];
     let mut all = setup();
-    (all.held, all.cloned, all.listed, all.forced, all.now) = (|_| Held::Absent, true, true, true, UNTIL);
+    (all.held, all.cloned, all.given_up, all.forced, all.now) = (|_| Held::Absent, true, true, true, UNTIL);
     all.anchors = Some(Signer::Stranger);
     all.certificate.identity.key = crate::identity::KeyKind::P384;
     all.certificate.identity.organization = Some(["more".into()].into());
@@ -242,6 +242,11 @@ fn what_lacks_a_name_alone_is_usable_and_can_still_be_shown_to_a_ca() {
     assert_eq!(verdict(|s| (s.settles, s.now) = (Some(UNTIL), DUE)), (true, true, true), "it is due anyway");
     assert_eq!(verdict(|s| (s.settles, s.forced) = (Some(UNTIL), true)), (true, true, true), "forced");
     assert_eq!(verdict(|s| s.certificate.identity.common_name = "other".into()), (false, true, true));
+    let renamed = |s: &mut Setup| {
+        s.certificate.identity.common_name = "other".into();
+        s.settles = Some(NOW + 1);
+    };
+    assert_eq!(verdict(renamed), (false, true, true), "what cannot be used does not wait");
     assert_eq!(verdict(|s| s.now = UNTIL), (false, false, true), "it has ended");
     assert_eq!(verdict(|s| s.given_up = true), (false, false, true), "it is revoked");
     assert_eq!(verdict(|s| s.anchors = Some(Signer::Stranger)), (false, false, true));

@@ -42,7 +42,12 @@ impl Run<'_> {
                 return lines;
             }
         };
-        for ((file, content), line) in contents(keepsake, &value).iter().zip(&mut lines) {
+        let contents = contents(keepsake, &value);
+        if matches!(keepsake.origin, Origin::Given(_)) {
+            // What lay there, damaged or another, tells nothing of the files that this one has.
+            lines = lines_of(self.world, keepsake, &contents);
+        }
+        for ((file, content), line) in contents.iter().zip(&mut lines) {
             match self.put(keepsake, file, content, survey) {
                 Ok(changed) => line.changed = changed,
                 Err(failure) => line.trouble = Some(failure.trouble()),
@@ -108,14 +113,16 @@ pub(super) fn lines(world: &World, keepsake: &Keepsake) -> Vec<FileLine> {
             let damaged = Unkept::damaged(keepsake);
             vec![line(&keepsake.path, Err(Failure::Keepsake(damaged)))]
         }
-        Some(Some(value)) => {
-            let differs = |file: &File, content: &str| {
-                disk::differs(&world.root, file, content.as_bytes()).map_err(Failure::from)
-            };
-            let contents = contents(keepsake, &value);
-            contents.iter().map(|(file, content)| line(&file.path, differs(file, content))).collect()
-        }
+        Some(Some(value)) => lines_of(world, keepsake, &contents(keepsake, &value)),
     }
+}
+
+fn lines_of(world: &World, keepsake: &Keepsake, contents: &[(File, Zeroizing<String>)]) -> Vec<FileLine> {
+    let line = |(file, content): &(File, Zeroizing<String>)| {
+        let difference = disk::differs(&world.root, file, content.as_bytes());
+        file_line(keepsake.name.to_string(), &file.path, difference.map_err(Failure::from))
+    };
+    contents.iter().map(line).collect()
 }
 
 fn contents(keepsake: &Keepsake, value: &Value) -> Vec<(File, Zeroizing<String>)> {

@@ -122,10 +122,12 @@ impl Run<'_> {
         let kept = held.filter(|pair| {
             !certificate.rotate_key
                 && !settings.keeps_names()
-                && !matches!(verdict.reason(), Some(Reason::Unfit(Rejected::Revoked)))
+                && !verdict.is_revoked()
                 && pair.leaf().has_key_kind(certificate.identity.key)
         });
-        let pending = self.pending(survey, certificate, settings, &ca.dialect()?, held, kept).await?;
+        // The key of these is not certified again.
+        let spent = held.filter(|_| certificate.rotate_key || verdict.is_revoked());
+        let pending = self.pending(survey, certificate, settings, &ca.dialect()?, spent, kept).await?;
         let request = Request {
             name: &certificate.name,
             csr: &pending.csr,
@@ -156,15 +158,14 @@ impl Run<'_> {
         certificate: &Certificate,
         settings: &ca::Settings,
         dialect: &Dialect,
-        held: Option<&Pair>,
+        spent: Option<&Pair>,
         kept: Option<&Pair>,
     ) -> Result<Pending, Failure> {
         let wanted = &certificate.identity;
         let cloned = survey.cloned.contains(&certificate.name);
         let open = if cloned { None } else { disk::pending(self.root(), &certificate.name)? };
         // A power cut can bring a request back that was answered: its key is in use already.
-        let used = |open: &Pending| held.is_some_and(|pair| pair.leaf().is_of(&open.key));
-        let open = open.filter(|open| !(certificate.rotate_key && used(open)));
+        let open = open.filter(|open| !spent.is_some_and(|pair| pair.leaf().is_of(&open.key)));
         let key = match (open, kept) {
             (Some(open), _) if open.asks_for(wanted, dialect) => return Ok(open),
             // It may lie there under the name, and with another key we would be a stranger to it.

@@ -74,7 +74,9 @@ impl Run<'_> {
         let mut debts = read(self.root(), &survey.node)?;
         let known = debts.len();
         if self.world.tells {
-            let due = asked.iter().filter(|name| survey.is_to_get(name, ask.missing)).cloned().collect();
+            let names: Vec<_> = asked.iter().cloned().collect();
+            let due =
+                asked.iter().filter(|name| self.may_change(survey, name, &names, ask)).cloned().collect();
             for debt in self.coming(survey, &due, ask) {
                 let there =
                     debts.iter().any(|other| other.deed == debt.deed && other.subject == debt.subject);
@@ -87,6 +89,14 @@ impl Run<'_> {
             self.write(&debts)?;
         }
         Ok(debts)
+    }
+
+    /// Whether a certificate is to be got, or may turn out to be: what its CA says anew may be that it is revoked.
+    fn may_change(&self, survey: &Survey, name: &Name, names: &[Name], ask: &Ask) -> bool {
+        let Some(certificate) = survey.node.certificates.get(name) else { return false };
+        survey.is_to_get(name, ask.missing)
+            || self.is_to_learn(survey, &certificate.ca, names, ask)
+            || self.is_to_read_crl(survey, &certificate.ca, ask)
     }
 
     fn coming(&self, survey: &Survey, due: &BTreeSet<Name>, ask: &Ask) -> Vec<Debt> {
@@ -161,15 +171,21 @@ impl Run<'_> {
         }
         let changed = |debt: &Debt| self.print_of(survey, &debt.subject) != debt.before;
         let due: Vec<_> = debts.into_iter().filter(changed).collect();
-        let mut lines = Vec::new();
-        let needed = needed(&deeds(&due));
-        for deed in &needed {
+        let (mut lines, mut done) = (Vec::new(), BTreeSet::new());
+        for deed in &needed(&deeds(&due)) {
             if self.stop.is_asked() {
                 break;
             }
+            if matches!(deed, Deed::InTurn(_)) && !done.is_empty() {
+                // It may take long, and be ended by a stop that leaves no time to write.
+                self.write(&left(&due, &done))?;
+            }
             let mut trouble = self.perform(survey, deed).await.err();
             match &mut trouble {
-                None => info!(hook = %deed, "hook done: {deed}"),
+                None => {
+                    done.insert(deed.clone());
+                    info!(hook = %deed, "hook done: {deed}");
+                }
                 Some(trouble) => {
                     warn!(hook = %deed, reason = trouble.message, "hook not done: {deed}: {}", trouble.message);
                     trouble.message.push_str("; it stays owed and is tried again by the next run");
@@ -177,11 +193,7 @@ impl Run<'_> {
             }
             lines.push(OwedLine { deed: deed.to_string(), trouble });
         }
-        let failed = |debt: &&Debt| {
-            lines.iter().any(|line| line.trouble.is_some() && line.deed == debt.deed.to_string())
-        };
-        let is_left = |debt: &&Debt| lines.len() < needed.len() || failed(debt);
-        let left: Vec<_> = due.iter().filter(is_left).cloned().collect();
+        let left = left(&due, &done);
         self.write(&left)?;
         if !left.is_empty() && self.stop.is_asked() {
             return Err(Error::Stopped);
@@ -198,6 +210,15 @@ impl Run<'_> {
     }
 }
 
+/// The debts that what was done has not settled.
+fn left(due: &[Debt], done: &BTreeSet<Deed>) -> Vec<Debt> {
+    let is_left = |deed: &Deed| {
+        let with: BTreeSet<_> = done.iter().chain([deed]).cloned().collect();
+        !done.contains(deed) && needed(&with).contains(deed)
+    };
+    due.iter().filter(|debt| is_left(&debt.deed)).cloned().collect()
+}
+
 /// A unit that is restarted need not be reloaded, and one that waits for its turn is not restarted before.
 fn needed(deeds: &BTreeSet<Deed>) -> Vec<Deed> {
     let in_turn = |deed: &Deed| deeds.contains(&Deed::InTurn(Box::new(deed.clone())));
@@ -210,4 +231,26 @@ fn needed(deeds: &BTreeSet<Deed>) -> Vec<Deed> {
         _ => in_turn(deed),
     };
     deeds.iter().filter(|deed| !needless(deed)).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_done_settles_its_own_debts_and_those_that_it_covers() {
+        let (reload, restart) = (Deed::Reload("a".into()), Deed::Restart("a".into()));
+        let in_turn = Deed::InTurn(Box::new(restart.clone()));
+        let other = Deed::Run(vec!["tell".into()]);
+        let debt =
+            |deed: &Deed| Debt { deed: deed.clone(), subject: Subject::File("/etc/a".into()), before: None };
+        let due: Vec<_> = [&reload, &restart, &other, &in_turn].map(debt).into();
+        let left = |done: &[&Deed]| deeds(&left(&due, &done.iter().copied().cloned().collect()));
+        let set = |deeds: &[&Deed]| deeds.iter().copied().cloned().collect::<BTreeSet<_>>();
+        assert_eq!(left(&[]), set(&[&reload, &restart, &other, &in_turn]));
+        assert_eq!(left(&[&other]), set(&[&reload, &restart, &in_turn]));
+        assert_eq!(left(&[&restart]), set(&[&other, &in_turn]), "restarted is reloaded");
+        assert_eq!(left(&[&in_turn]), set(&[&other]));
+        assert_eq!(left(&[&reload, &in_turn, &other]), set(&[]));
+    }
 }

@@ -20,6 +20,9 @@ use crate::trust::Anchors;
 /// A bundle in force, and why it was got.
 pub(super) type Obtained = Result<(Bundle, String), Failure>;
 
+/// The verdicts, and what could not be read.
+type Judged<'s> = (Vec<(&'s Name, Verdict)>, Vec<(Name, Obtained)>);
+
 /// What became of one CA's part of a wave.
 pub(super) struct Served {
     ca: Name,
@@ -46,16 +49,18 @@ impl Run<'_> {
         let lists = self.learn_crl(survey, ca, ask).await;
         let again = news.is_some() || matches!(lists, Ok(true));
         served.unread = lists.err();
-        let verdicts = self.verdicts(survey, names, anchors, again, ask);
+        let (verdicts, unread) = self.verdicts(survey, names, anchors, again, ask);
         let due: Vec<_> = verdicts.iter().filter(|(_, verdict)| verdict.is_to_get(ask.missing)).collect();
         served.trusts = self.widen(survey, &due.iter().map(|(name, _)| *name).collect(), ca, anchors);
         let obtain = |name, verdict| self.obtain(survey, name, anchors, verdict, &served.trusts);
         let results = join_all(due.iter().map(|(name, verdict)| obtain(*name, verdict))).await;
-        served.results = due.iter().map(|(name, _)| (**name).clone()).zip(results).collect();
+        let results = due.iter().map(|(name, _)| (**name).clone()).zip(results);
+        served.results = results.chain(unread).collect();
         served
     }
 
-    /// What is held, judged again where there are anchors to judge it by that were not there before.
+    /// What is held, judged again where there are anchors to judge it by that were not there before; and what could
+    /// not be read this time.
     fn verdicts<'s>(
         &self,
         survey: &'s Survey,
@@ -63,16 +68,20 @@ impl Run<'_> {
         anchors: &Anchors,
         again: bool,
         ask: &Ask,
-    ) -> Vec<(&'s Name, Verdict)> {
-        let judge = |name: &'s Name| {
-            let certificate = survey.node.certificates.get(name)?;
+    ) -> Judged<'s> {
+        let (mut verdicts, mut unread) = (Vec::new(), Vec::new());
+        for certificate in names.iter().filter_map(|name| survey.node.certificates.get(name)) {
+            let name = &certificate.name;
             let verdict = match survey.verdicts.get(name) {
-                Some(verdict) if !again => verdict.clone(),
-                _ => survey.verdict(self.world, certificate, Some(anchors), ask.force).ok()?,
+                Some(verdict) if !again => Ok(verdict.clone()),
+                _ => survey.verdict(self.world, certificate, Some(anchors), ask.force),
             };
-            Some((name, verdict))
-        };
-        names.iter().filter_map(judge).collect()
+            match verdict {
+                Ok(verdict) => verdicts.push((name, verdict)),
+                Err(error) => unread.push((name.clone(), Err(error.into()))),
+            }
+        }
+        (verdicts, unread)
     }
 
     /// The trust files of these certificates hold the CA's anchors before any of them is there.
@@ -82,7 +91,8 @@ impl Run<'_> {
         trusts.map(|trust| (trust.path.clone(), self.put_trust(survey, trust, Some((ca, anchors))))).collect()
     }
 
-    /// Writes one trust file. Where a CA that shares it is not known, what the file holds stays in it.
+    /// Writes one trust file. Where a CA that shares it is not known, or is served at the same time (`news`), what
+    /// the file holds stays in it.
     pub(super) fn put_trust(
         &self,
         survey: &Survey,
@@ -104,11 +114,14 @@ impl Run<'_> {
         if wanted.certificates().is_empty() {
             return Ok(false);
         }
-        if !whole && let Some((text, _)) = disk::read_text(self.root(), &trust.path, super::TEXT)? {
+        let owner = Owner::default();
+        // Someone else's file is not taken for ours by what it holds: it is refused or put aside as it is.
+        let is_ours = || disk::trust_is(self.root(), &trust.path, &wanted, &owner, false).is_ok();
+        let stays = !whole || news.is_some() && is_ours();
+        if stays && let Some((text, _)) = disk::read_text(self.root(), &trust.path, super::TEXT)? {
             // What is no trust file is the next line's to refuse.
             Anchors::parse(text.as_bytes()).iter().for_each(|there| wanted.join(there));
         }
-        let owner = Owner::default();
         let written = disk::widen(self.root(), &trust.path, &wanted, &owner, trust.replace, survey.now)?;
         if written {
             info!(path = %trust.path.display(), "{}: trust file written", trust.path.display());

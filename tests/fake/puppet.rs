@@ -19,6 +19,8 @@ use super::{Authority, DAY, Fake, Fault, Pki, Seen, State, bend, ca_params, key}
 pub(super) struct Shelf {
     requests: Mutex<BTreeMap<String, String>>,
     certificates: Mutex<BTreeMap<String, String>>,
+    /// Serial numbers, big-endian.
+    revoked: Mutex<Vec<Vec<u8>>>,
     /// The intermediate certificate that comes after the one of now.
     next: Authority,
     is_rotated: AtomicBool,
@@ -31,6 +33,7 @@ impl Shelf {
         Self {
             requests: Mutex::default(),
             certificates: Mutex::default(),
+            revoked: Mutex::default(),
             next: Authority::signed_by(ca_params("tls next"), key(), &pki.root).unwrap(),
             is_rotated: AtomicBool::new(false),
             waits_for_a_person: AtomicBool::new(false),
@@ -60,6 +63,15 @@ impl Fake {
     /// From now on it renews nothing (`allow-auto-renewal: false`).
     pub fn renew_nothing(&self) {
         self.state.puppet.renews.store(false, Ordering::SeqCst);
+    }
+
+    /// `puppetserver ca clean`.
+    pub fn clean(&self, certname: &str) {
+        let pem = self.state.puppet.certificates.lock().unwrap()[certname].clone();
+        let der = rustls_pki_types::CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+        let (_, parsed) = x509_parser::parse_x509_certificate(&der).unwrap();
+        self.state.puppet.revoked.lock().unwrap().push(parsed.raw_serial().to_vec());
+        self.free(certname);
     }
 
     /// `puppetserver ca clean`, without the revocation.
@@ -110,18 +122,20 @@ fn lists(state: &State, fault: Option<&Fault>) -> String {
     let now = OffsetDateTime::now_utc();
     let end = if fault == Some(&Fault::Expired) { now - DAY } else { now + 30 * DAY };
     let list = |issuer: &Authority| {
-        let entry = RevokedCertParams {
-            serial_number: 1_u64.into(),
+        let entry = |serial_number| RevokedCertParams {
+            serial_number,
             revocation_time: now - DAY,
             reason_code: None,
             invalidity_date: None,
         };
+        let revoked = state.puppet.revoked.lock().unwrap();
+        let serials = revoked.iter().map(|serial| SerialNumber::from_slice(serial));
         let params = CertificateRevocationListParams {
             this_update: now - 2 * DAY,
             next_update: end,
             crl_number: SerialNumber::from(1_u64),
             issuing_distribution_point: None,
-            revoked_certs: vec![entry],
+            revoked_certs: serials.chain([1_u64.into()]).map(entry).collect(),
             key_identifier_method: KeyIdMethod::Sha256,
         };
         params.signed_by(issuer).unwrap().pem().unwrap()
