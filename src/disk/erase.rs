@@ -15,7 +15,7 @@ use crate::root::{Dir, Kind, Root, RootError};
 
 /// Erases one file; `false` if it was not there.
 pub fn wipe(root: &Root, path: &Path) -> Result<bool, DiskError> {
-    let (Some(dir), name) = root.parent(path)? else { return Ok(false) };
+    let (Some(dir), name) = root.parent_to_write(path)? else { return Ok(false) };
     let gone = dir.wipe(name)?;
     if gone {
         dir.sync()?;
@@ -28,7 +28,7 @@ pub fn wipe(root: &Root, path: &Path) -> Result<bool, DiskError> {
 pub fn erase(root: &Root, certificate: &Certificate, held: bool) -> Result<Vec<PathBuf>, DiskError> {
     let place = &certificate.place;
     let mut gone = Vec::new();
-    let Some(dir) = root.dir(&place.directory)? else { return Ok(gone) };
+    let Some(dir) = root.dir_to_write(&place.directory)? else { return Ok(gone) };
     if let Some(hidden) = dir.dir(HIDDEN)? {
         empty(&hidden, Path::new(certificate.name.as_str()))?;
         hidden.sync()?;
@@ -50,7 +50,7 @@ pub fn erase(root: &Root, certificate: &Certificate, held: bool) -> Result<Vec<P
 /// Erases all of this program's state but one file, and the record of what else it wrote: those files stay, and
 /// stay ours.
 pub fn erase_state(root: &Root, but: &str) -> Result<(), DiskError> {
-    let Some(dir) = root.dir(Path::new(STATE))? else { return Ok(()) };
+    let Some(dir) = root.dir_to_write(Path::new(STATE))? else { return Ok(()) };
     for name in dir.list()?.iter().filter(|name| *name != but && *name != RECORD) {
         empty(&dir, name.as_ref())?;
     }
