@@ -332,3 +332,102 @@ fn a_second_run_waits_for_the_first_a_bounded_time() {
     assert_eq!(site.ask(&Ask { deadline: Duration::from_secs(30), ..Ask::default() }).exit(), Exit::Done);
     first.join().unwrap();
 }
+
+/// A control plane of this host alone: keys and tokens inside of files, and a key to what is in etcd.
+const CONTROL_PLANE: &str = r#"
+[ca.lab.local]
+[kubernetes]
+ca = "lab"
+api_server = "https://10.0.0.11:6443"
+service_cidr = "10.96.0.0/12"
+etcd_servers = ["https://10.0.0.11:2379"]
+[kube-apiserver]
+[kube-apiserver.tokens.monitor]
+token = { file = "/etc/nodecert/monitor" }
+kubeconfig = "/etc/kubernetes/monitor.conf"
+[kube-apiserver.encryption]
+generate = true
+[kube-controller-manager]
+[kube-scheduler]
+embed = true
+[service-account]
+generate = true
+kind = "p256"
+"#;
+
+#[test]
+fn keys_and_tokens_inside_of_files_go_too_and_the_key_to_what_is_in_etcd_waits_for_a_copy() {
+    let fake = Fake::start();
+    let mut site = with_secret_file(&fake);
+    site.world.tells = false;
+    site.configure(CONTROL_PLANE);
+    let monitor = site.path("etc/nodecert/monitor");
+    fs::write(&monitor, "a-token-for-monitor\n").unwrap();
+    fs::set_permissions(&monitor, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let report = site.run();
+    assert_eq!(report.exit(), Exit::Done, "{}", report.done());
+    let embedded = fs::read_to_string(site.path("etc/kubernetes/scheduler.conf")).unwrap();
+    assert!(embedded.contains("client-key-data"), "{embedded}");
+    let cipher = site.path("var/lib/nodecert/keepsakes/encryption-key");
+    let before = fs::read(&cipher).unwrap();
+
+    let done = decommission(&site, false);
+    assert_eq!((done.exit(), secrets(site.root.path())), (Exit::Done, vec![]), "{}", done.text());
+    for gone in ["scheduler.conf", "monitor.conf", "tokens.csv", "pki/sa.key"] {
+        assert!(!site.path("etc/kubernetes").join(gone).exists(), "{gone}: {}", done.text());
+        assert!(done.text().contains(&format!("erased /etc/kubernetes/{gone}")), "{gone}: {}", done.text());
+    }
+    assert!(!monitor.exists() && !site.path("var/lib/nodecert/keepsakes/token-monitor").exists());
+    assert_eq!(fs::read(&cipher).unwrap(), before);
+    assert!(site.path("etc/kubernetes/encryption.yaml").exists());
+    let copy = "encryption-key: this host made it, and what is in etcd cannot be read without it: take a copy first, then remove /etc/kubernetes/encryption.yaml and /var/lib/nodecert/keepsakes/encryption-key";
+    assert!(done.text().contains(copy), "{}", done.text());
+}
+
+#[test]
+fn a_file_with_a_key_that_someone_else_wrote_stays_and_is_named() {
+    let fake = Fake::start();
+    let site = with_secret_file(&fake);
+    fs::write(site.path("etc/nodecert/ca.pem"), fake.anchors_pem()).unwrap();
+    site.configure("[ca.puppet]\ntls.file = \"/etc/nodecert/ca.pem\"\nanchors.file = \"/etc/nodecert/ca.pem\"\n[ca.puppet.puppet]\nurl = \"https://127.0.0.1:1\"\nagent = false\n[certificate.agent]\nca = \"puppet\"\ncommon_name = \"node01\"\ndirectory = \"/etc/agent\"\nssldir = \"/puppet/ssl\"\n");
+    site.configure("[ca.lab.local]\n[kubernetes]\nca = \"lab\"\napi_server = \"https://10.0.0.11:6443\"\n[kube-scheduler]\nembed = true\n");
+    for (file, text) in [
+        ("puppet/ssl/private_keys/node01.pem", "puppet's own\n"),
+        ("etc/kubernetes/scheduler.conf", "someone's own\n"),
+    ] {
+        fs::create_dir_all(site.path(file).parent().unwrap()).unwrap();
+        fs::write(site.path(file), text).unwrap();
+    }
+    site.run();
+    let done = decommission(&site, false);
+    for file in ["puppet/ssl/private_keys/node01.pem", "etc/kubernetes/scheduler.conf"] {
+        assert!(
+            fs::read_to_string(site.path(file)).is_ok_and(|text| text.contains("own")),
+            "{}",
+            done.text()
+        );
+        assert!(
+            done.text().contains(&format!("left      /{file} was not written by nodecert")),
+            "{}",
+            done.text()
+        );
+    }
+}
+
+#[test]
+fn of_an_adopted_key_behind_a_link_only_the_link_goes_and_that_is_said() {
+    let fake = Fake::start();
+    let (issued, site) = (Site::new(&fake), with_secret_file(&fake));
+    issued.run();
+    fs::create_dir_all(site.path("etc/web/pki")).unwrap();
+    fs::create_dir_all(site.path("etc/store")).unwrap();
+    fs::write(site.path("etc/store/key"), fs::read(issued.path("etc/web/pki/web.key")).unwrap()).unwrap();
+    fs::write(site.path("etc/web/pki/web.crt"), fs::read(issued.path("etc/web/pki/web.crt")).unwrap())
+        .unwrap();
+    std::os::unix::fs::symlink("/etc/store/key", site.path("etc/web/pki/web.key")).unwrap();
+    let done = decommission(&site, false);
+    assert!(fs::symlink_metadata(site.path("etc/web/pki/web.key")).is_err(), "{}", done.text());
+    assert!(site.path("etc/store/key").exists());
+    assert!(done.text().contains("the key it led to stays: /etc/store/key"), "{}", done.text());
+    assert!(!done.text().contains("erased /etc/web/pki/web.key"), "{}", done.text());
+}

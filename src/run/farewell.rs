@@ -1,6 +1,8 @@
 //! The end of a certificate, and of a host: revoked where the CA lets itself be asked, erased here, and what is
 //! left to a person said.
 
+mod erase;
+
 use std::pin::pin;
 use std::time::Duration;
 
@@ -11,15 +13,12 @@ use super::failure::{Error, Failure};
 use super::load::{given_up, given_up_state};
 use super::survey::{Survey, survey};
 use super::{Ask, Run, World, lock};
-use crate::bundle::Pair;
 use crate::ca::{Ca, Deadline};
 use crate::certificate::Certificate;
-use crate::clock::at;
 use crate::disk;
-use crate::file::{Content, Part};
 use crate::plan::Verdict;
 use crate::report::{Exit, Farewell, Trouble};
-use crate::setting::{Name, SecretSource};
+use crate::setting::Name;
 use crate::stop::Stop;
 
 /// The mark of a host that has been taken out of service: no run brings its keys back.
@@ -167,43 +166,6 @@ impl Run<'_> {
         info!(certificate = %name, ca = %certificate.ca, "{name}: revoked, serial number {serial}");
         Ok(revoked_line(certificate, ca, serial))
     }
-
-    /// First the mark: from then on no run brings back what is erased, however far this comes.
-    fn erase(&self, survey: &Survey, farewell: &mut Farewell) -> Result<(), Error> {
-        let failed = Error::Disk;
-        let mark = format!("{}\n", at(survey.now));
-        if disk::read_state(self.root(), DECOMMISSIONED).map_err(failed)?.is_none() {
-            disk::keep_state(self.root(), DECOMMISSIONED, mark.as_bytes()).map_err(failed)?;
-        }
-        for certificate in survey.node.certificates.values() {
-            let held = survey.holds(&certificate.name);
-            if let Some(leaf) = survey.verdicts.get(&certificate.name).and_then(Verdict::pair).map(Pair::leaf)
-                && given_up(self.root(), &certificate.name).map_err(failed)?
-                    != Some(leaf.fingerprint.to_string())
-            {
-                farewell.left.push(format!(
-                    "{}: serial number {} of CA {} was not revoked and is good until {}",
-                    certificate.name,
-                    leaf.serial,
-                    certificate.ca,
-                    at(leaf.not_after)
-                ));
-            }
-            let gone = disk::erase(self.root(), certificate, held).map_err(failed)?;
-            farewell.done.extend(gone.iter().map(|path| format!("erased {}", path.display())));
-        }
-        for path in secrets(survey) {
-            if disk::wipe(self.root(), path).map_err(failed)? {
-                farewell.done.push(format!("erased {}", path.display()));
-            }
-        }
-        disk::erase_state(self.root(), DECOMMISSIONED).map_err(failed)?;
-        farewell
-            .done
-            .push("erased the state of nodecert: secrets, open requests, the embedded CA".to_owned());
-        farewell.left.extend(survey.left_to_a_person());
-        Ok(())
-    }
 }
 
 fn revoked_line(certificate: &Certificate, ca: &Ca, serial: &str) -> String {
@@ -220,18 +182,6 @@ fn revoked_line(certificate: &Certificate, ca: &Ca, serial: &str) -> String {
     }
 }
 
-/// Files outside the certificates' own places that hold a key or a secret.
-fn secrets(survey: &Survey) -> Vec<&std::path::Path> {
-    let keys = survey.node.files.iter().filter(|file| matches!(file.content, Content::Part(_, Part::Key)));
-    let keepsakes = survey.node.keepsakes.iter().map(|keepsake| keepsake.path.as_path());
-    let sources = survey.config.cas.values().flat_map(crate::ca::Settings::secrets);
-    let files = sources.filter_map(|source| match source {
-        SecretSource::File(path) => Some(path.as_path()),
-        _ => None,
-    });
-    keys.map(|file| file.path.as_path()).chain(keepsakes).chain(files).collect()
-}
-
 impl Survey {
     fn holds(&self, name: &Name) -> bool {
         self.verdicts.get(name).is_some_and(|verdict| verdict.pair().is_some())
@@ -240,21 +190,5 @@ impl Survey {
     /// What cannot be read may be held all the same.
     fn may_hold(&self, name: &Name) -> bool {
         self.holds(name) || self.unreadable.contains_key(name)
-    }
-
-    fn left_to_a_person(&self) -> Vec<String> {
-        let mut left = vec![
-            "this host: `systemctl disable --now nodecert.service nodecert-renew.timer`, stop what used the certificates, and remove /etc/nodecert".to_owned(),
-            format!("to bring it back instead: remove {}/{DECOMMISSIONED} and give it a new secret", disk::STATE),
-        ];
-        let names: Vec<_> = self.config.cas.keys().map(Name::as_str).collect();
-        left.push(format!(
-            "the operator of CA {}: take back what lets this host log in (secret_id, token, role)",
-            names.join(", ")
-        ));
-        if !self.node.keepsakes.is_empty() {
-            left.push("the keys that other hosts share with this one live on there".to_owned());
-        }
-        left
     }
 }
