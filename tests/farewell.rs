@@ -269,7 +269,10 @@ fn root_erases_nothing_on_a_way_that_someone_else_can_change() {
     fs::rename(&pki, site.path("etc/theirs")).unwrap();
     std::os::unix::fs::symlink("/etc/theirs", &pki).unwrap();
     std::os::unix::fs::lchown(&pki, Some(4_999), Some(4_999)).unwrap();
-    wait(run::decommission(&site.world, "node01", false, Duration::from_secs(1), &Stop::default())).ok();
+    let done = decommission(&site, false);
+    assert_eq!(done.exit(), Exit::Fault, "{}", done.text());
+    assert!(done.text().contains("belongs to user 4999"), "{}", done.text());
+    assert!(!site.path("etc/nodecert/token").exists(), "it keeps nothing else from being erased");
     assert!(fs::read_to_string(site.path("etc/theirs/web.key")).unwrap().contains("PRIVATE KEY"));
 }
 

@@ -85,7 +85,7 @@ pub fn erase(root: &Root, certificate: &Certificate, held: bool) -> Result<Erase
             Stands::Ours => erased.gone.extend(dir.wipe(file)?.then_some(path)),
             Stands::Foreign if held && file == place.key => erased.erase(&dir, file.as_ref(), path)?,
             Stands::Foreign if held && file == place.cert => {
-                erased.gone.extend(dir.wipe(file)?.then_some(path))
+                erased.gone.extend(dir.wipe(file)?.then_some(path));
             }
             Stands::Foreign if is_secret => erased.foreign.push(path),
             Stands::Foreign | Stands::Nothing | Stands::Directory => {}

@@ -79,7 +79,7 @@ fn note(farewell: &mut Farewell, erased: Result<Erased, DiskError>) {
     }
     let foreign = |path: &PathBuf| {
         format!(
-            "{} was not written by nodecert and stays: is it a key of this host, remove it",
+            "{} was not written by nodecert and stays; remove it if it is a key of this host",
             path.display()
         )
     };
