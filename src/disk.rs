@@ -26,7 +26,7 @@ use crate::node::Node;
 use crate::root::{Ids, Root, RootError};
 
 pub use commit::{commit, prove_writable};
-pub use erase::{erase, erase_state, wipe};
+pub use erase::{Erased, erase, erase_file, erase_state, wipe};
 pub use held::held;
 pub use last::{last_run, note_run};
 pub use outside::{present, put_outside, read_outside};

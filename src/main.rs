@@ -94,12 +94,12 @@ fn answer(cli: &Cli, live: bool) -> Result<u8, Error> {
             Ok(status(cli, &report, &survey.facts, *check, *usable, world.clock.now()))
         }
         Command::Revoke { names, deadline } => {
-            let done = wait_for(run::revoke(&world(cli)?, names, *deadline))?;
+            let done = wait_for(run::revoke(&world(cli)?, names, *deadline, &stop()))?;
             print(cli, &done.text(), || done.json());
             Ok(done.exit().code())
         }
         Command::Decommission { host, revoke, deadline } => {
-            let done = wait_for(run::decommission(&world(cli)?, host, *revoke, *deadline))?;
+            let done = wait_for(run::decommission(&world(cli)?, host, *revoke, *deadline, &stop()))?;
             print(cli, &done.text(), || done.json());
             Ok(done.exit().code())
         }

@@ -200,7 +200,8 @@ impl Root {
         Err(RootError::io("create directory", self.shown(path), Errno::ENOENT))
     }
 
-    fn dir_to_write(&self, path: &Path) -> Result<Option<Dir>, RootError> {
+    /// Opens a directory to write in, if it is there.
+    pub fn dir_to_write(&self, path: &Path) -> Result<Option<Dir>, RootError> {
         let Some(tree) = self.tree else { return self.dir(path) };
         let admitted = &self.admitted.lock().unwrap_or_else(PoisonError::into_inner);
         let way = Way { tree, admitted };
@@ -211,6 +212,12 @@ impl Root {
     pub fn parent<'a>(&self, path: &'a Path) -> Result<(Option<Dir>, &'a OsStr), RootError> {
         let (parent, name) = self.split(path)?;
         Ok((self.dir(parent)?, name))
+    }
+
+    /// The same, to write in it.
+    pub fn parent_to_write<'a>(&self, path: &'a Path) -> Result<(Option<Dir>, &'a OsStr), RootError> {
+        let (parent, name) = self.split(path)?;
+        Ok((self.dir_to_write(parent)?, name))
     }
 
     /// The same, and makes the directory where it is missing.

@@ -20,6 +20,7 @@ use nodecert::disk;
 use nodecert::report::{Action, Exit, Farewell};
 use nodecert::run::{self, Ask, Error};
 use nodecert::setting::Name;
+use nodecert::stop::Stop;
 use site::{Site, actions};
 
 fn wait<T>(work: impl Future<Output = T>) -> T {
@@ -27,11 +28,16 @@ fn wait<T>(work: impl Future<Output = T>) -> T {
 }
 
 fn revoke(site: &Site) -> Farewell {
-    wait(run::revoke(&site.world, &[Name::new("web").unwrap()], Duration::from_secs(1))).unwrap()
+    wait(run::revoke(&site.world, &[Name::new("web").unwrap()], Duration::from_secs(1), &Stop::default()))
+        .unwrap()
+}
+
+fn revoke_all(site: &Site) -> Farewell {
+    wait(run::revoke(&site.world, &[], Duration::from_secs(1), &Stop::default())).unwrap()
 }
 
 fn decommission(site: &Site, revoke: bool) -> Farewell {
-    wait(run::decommission(&site.world, "node01", revoke, Duration::from_secs(1))).unwrap()
+    wait(run::decommission(&site.world, "node01", revoke, Duration::from_secs(1), &Stop::default())).unwrap()
 }
 
 /// Everything below the root that holds a private key or the token, by path.
@@ -182,7 +188,8 @@ fn a_host_that_is_taken_out_of_service_keeps_no_key_and_no_timer_brings_one_back
         secrets(site.root.path())
     );
 
-    let another = wait(run::decommission(&site.world, "node02", false, Duration::from_secs(1)));
+    let another =
+        wait(run::decommission(&site.world, "node02", false, Duration::from_secs(1), &Stop::default()));
     assert!(matches!(&another, Err(error @ Error::AnotherHost { .. }) if error.exit() == Exit::Usage));
     assert!(site.look().is_usable(), "nothing was touched");
 
@@ -225,6 +232,97 @@ fn nothing_is_erased_before_what_was_to_be_revoked_is() {
 }
 
 #[test]
+fn nothing_is_erased_where_the_ca_was_never_asked() {
+    let fake = Fake::start();
+    let site = with_secret_file(&fake);
+    site.run();
+    let before = secrets(site.root.path());
+    fake.misbehave("/revoke", Fault::Status(403, None, "1 error occurred:\n\t* permission denied\n\n"), 1);
+    let refused = decommission(&site, true);
+    assert_eq!(refused.exit(), Exit::Refused, "{}", refused.text());
+    assert!(refused.text().contains("nothing was erased"), "{}", refused.text());
+    assert_eq!(secrets(site.root.path()), before);
+}
+
+#[test]
+fn what_only_an_operator_revokes_is_erased_and_said_to_be_good_still() {
+    let fake = Fake::start();
+    let (issued, site) = (Site::new(&fake), Site::new(&fake));
+    issued.run();
+    fs::create_dir_all(site.path("etc/web/pki")).unwrap();
+    for file in ["etc/web/pki/web.key", "etc/web/pki/web.crt"] {
+        fs::write(site.path(file), fs::read(issued.path(file)).unwrap()).unwrap();
+    }
+    fs::write(site.path("etc/nodecert/ca.pem"), fake.anchors_pem()).unwrap();
+    let config = fs::read_to_string(site.path("config.toml")).unwrap();
+    let (node, certificate) =
+        (config.split("[ca.etcd]").next().unwrap(), config.split("[certificate.web]").nth(1).unwrap());
+    fs::write(
+        site.path("config.toml"),
+        format!("{node}[ca.etcd]\ntls.file = \"/etc/nodecert/ca.pem\"\nanchors.file = \"/etc/nodecert/ca.pem\"\n[ca.etcd.puppet]\nurl = \"https://127.0.0.1:1\"\nagent = false\n[certificate.web]{certificate}"),
+    )
+    .unwrap();
+    let done = decommission(&site, true);
+    assert!(!site.path("etc/web/pki/web.key").exists(), "{}", done.text());
+    for words in ["puppetserver ca revoke", "was not revoked and is good until"] {
+        assert!(done.text().contains(words), "{words}: {}", done.text());
+    }
+}
+
+#[test]
+fn a_component_without_certificates_has_nothing_to_revoke() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    site.configure("[service-account]\ngenerate = \"node01\"\nkind = \"p256\"\n");
+    for name in ["service-account", "service-account-key"].map(|name| Name::new(name).unwrap()) {
+        let none = wait(run::revoke(&site.world, &[name], Duration::from_secs(1), &Stop::default()));
+        assert!(
+            matches!(&none, Err(error @ Error::NoCertificate(_)) if error.exit() == Exit::Usage),
+            "{none:?}"
+        );
+    }
+    assert_eq!(revoke_all(&site).exit(), Exit::Fault, "the certificate is not held, and the key is none");
+}
+
+#[test]
+fn root_erases_nothing_on_a_way_that_someone_else_can_change() {
+    let fake = Fake::start();
+    let site = with_secret_file(&fake);
+    site.run();
+    let pki = site.path("etc/web/pki");
+    fs::rename(&pki, site.path("etc/theirs")).unwrap();
+    std::os::unix::fs::symlink("/etc/theirs", &pki).unwrap();
+    std::os::unix::fs::lchown(&pki, Some(4_999), Some(4_999)).unwrap();
+    let done = decommission(&site, false);
+    assert_eq!(done.exit(), Exit::Fault, "{}", done.text());
+    assert!(done.text().contains("belongs to user 4999"), "{}", done.text());
+    assert!(!site.path("etc/nodecert/token").exists(), "it keeps nothing else from being erased");
+    assert!(fs::read_to_string(site.path("etc/theirs/web.key")).unwrap().contains("PRIVATE KEY"));
+}
+
+#[test]
+fn who_ends_a_certificate_is_heard_when_asked_to_stop_and_gives_the_lock_back() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    site.run();
+    revoke(&site);
+    assert!(!disk::lock(&site.world.root).unwrap().was_left(), "it came to its end");
+    site.run();
+    fake.misbehave("/revoke", Fault::Hang, usize::MAX);
+    let began = Instant::now();
+    let stop = Stop::by_signals().unwrap();
+    let signal = std::thread::spawn(|| {
+        std::thread::sleep(Duration::from_millis(500));
+        nix::sys::signal::raise(nix::sys::signal::Signal::SIGTERM).unwrap();
+    });
+    let names = [Name::new("web").unwrap()];
+    let stopped = wait(run::revoke(&site.world, &names, Duration::from_secs(60), &stop));
+    signal.join().unwrap();
+    assert!(matches!(stopped, Err(Error::Stopped)), "{stopped:?}");
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+}
+
+#[test]
 fn what_someone_else_wrote_is_not_erased() {
     let fake = Fake::start();
     let site = with_secret_file(&fake);
@@ -248,7 +346,9 @@ fn a_second_run_waits_for_the_first_a_bounded_time() {
     let said = nodecert::setting::chain(&refused);
     assert!(said.contains(&format!("process {}", std::process::id())), "{said}");
     assert_eq!(
-        wait(run::revoke(&site.world, &[Name::new("web").unwrap()], ask.deadline)).unwrap_err().exit(),
+        wait(run::revoke(&site.world, &[Name::new("web").unwrap()], ask.deadline, &ask.stop))
+            .unwrap_err()
+            .exit(),
         Exit::Temporary
     );
 
@@ -258,4 +358,103 @@ fn a_second_run_waits_for_the_first_a_bounded_time() {
     });
     assert_eq!(site.ask(&Ask { deadline: Duration::from_secs(30), ..Ask::default() }).exit(), Exit::Done);
     first.join().unwrap();
+}
+
+/// A control plane of this host alone: keys and tokens inside of files, and a key to what is in etcd.
+const CONTROL_PLANE: &str = r#"
+[ca.lab.local]
+[kubernetes]
+ca = "lab"
+api_server = "https://10.0.0.11:6443"
+service_cidr = "10.96.0.0/12"
+etcd_servers = ["https://10.0.0.11:2379"]
+[kube-apiserver]
+[kube-apiserver.tokens.monitor]
+token = { file = "/etc/nodecert/monitor" }
+kubeconfig = "/etc/kubernetes/monitor.conf"
+[kube-apiserver.encryption]
+generate = true
+[kube-controller-manager]
+[kube-scheduler]
+embed = true
+[service-account]
+generate = true
+kind = "p256"
+"#;
+
+#[test]
+fn keys_and_tokens_inside_of_files_go_too_and_the_key_to_what_is_in_etcd_waits_for_a_copy() {
+    let fake = Fake::start();
+    let mut site = with_secret_file(&fake);
+    site.world.tells = false;
+    site.configure(CONTROL_PLANE);
+    let monitor = site.path("etc/nodecert/monitor");
+    fs::write(&monitor, "a-token-for-monitor\n").unwrap();
+    fs::set_permissions(&monitor, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let report = site.run();
+    assert_eq!(report.exit(), Exit::Done, "{}", report.done());
+    let embedded = fs::read_to_string(site.path("etc/kubernetes/scheduler.conf")).unwrap();
+    assert!(embedded.contains("client-key-data"), "{embedded}");
+    let cipher = site.path("var/lib/nodecert/keepsakes/encryption-key");
+    let before = fs::read(&cipher).unwrap();
+
+    let done = decommission(&site, false);
+    assert_eq!((done.exit(), secrets(site.root.path())), (Exit::Done, vec![]), "{}", done.text());
+    for gone in ["scheduler.conf", "monitor.conf", "tokens.csv", "pki/sa.key"] {
+        assert!(!site.path("etc/kubernetes").join(gone).exists(), "{gone}: {}", done.text());
+        assert!(done.text().contains(&format!("erased /etc/kubernetes/{gone}")), "{gone}: {}", done.text());
+    }
+    assert!(!monitor.exists() && !site.path("var/lib/nodecert/keepsakes/token-monitor").exists());
+    assert_eq!(fs::read(&cipher).unwrap(), before);
+    assert!(site.path("etc/kubernetes/encryption.yaml").exists());
+    let copy = "encryption-key: this host made it, and what is in etcd cannot be read without it: take a copy first, then remove /etc/kubernetes/encryption.yaml and /var/lib/nodecert/keepsakes/encryption-key";
+    assert!(done.text().contains(copy), "{}", done.text());
+}
+
+#[test]
+fn a_file_with_a_key_that_someone_else_wrote_stays_and_is_named() {
+    let fake = Fake::start();
+    let site = with_secret_file(&fake);
+    fs::write(site.path("etc/nodecert/ca.pem"), fake.anchors_pem()).unwrap();
+    site.configure("[ca.puppet]\ntls.file = \"/etc/nodecert/ca.pem\"\nanchors.file = \"/etc/nodecert/ca.pem\"\n[ca.puppet.puppet]\nurl = \"https://127.0.0.1:1\"\nagent = false\n[certificate.agent]\nca = \"puppet\"\ncommon_name = \"node01\"\ndirectory = \"/etc/agent\"\nssldir = \"/puppet/ssl\"\n");
+    site.configure("[ca.lab.local]\n[kubernetes]\nca = \"lab\"\napi_server = \"https://10.0.0.11:6443\"\n[kube-scheduler]\nembed = true\n");
+    for (file, text) in [
+        ("puppet/ssl/private_keys/node01.pem", "puppet's own\n"),
+        ("etc/kubernetes/scheduler.conf", "someone's own\n"),
+    ] {
+        fs::create_dir_all(site.path(file).parent().unwrap()).unwrap();
+        fs::write(site.path(file), text).unwrap();
+    }
+    site.run();
+    let done = decommission(&site, false);
+    for file in ["puppet/ssl/private_keys/node01.pem", "etc/kubernetes/scheduler.conf"] {
+        assert!(
+            fs::read_to_string(site.path(file)).is_ok_and(|text| text.contains("own")),
+            "{}",
+            done.text()
+        );
+        assert!(
+            done.text().contains(&format!("left      /{file} was not written by nodecert")),
+            "{}",
+            done.text()
+        );
+    }
+}
+
+#[test]
+fn of_an_adopted_key_behind_a_link_only_the_link_goes_and_that_is_said() {
+    let fake = Fake::start();
+    let (issued, site) = (Site::new(&fake), with_secret_file(&fake));
+    issued.run();
+    fs::create_dir_all(site.path("etc/web/pki")).unwrap();
+    fs::create_dir_all(site.path("etc/store")).unwrap();
+    fs::write(site.path("etc/store/key"), fs::read(issued.path("etc/web/pki/web.key")).unwrap()).unwrap();
+    fs::write(site.path("etc/web/pki/web.crt"), fs::read(issued.path("etc/web/pki/web.crt")).unwrap())
+        .unwrap();
+    std::os::unix::fs::symlink("/etc/store/key", site.path("etc/web/pki/web.key")).unwrap();
+    let done = decommission(&site, false);
+    assert!(fs::symlink_metadata(site.path("etc/web/pki/web.key")).is_err(), "{}", done.text());
+    assert!(site.path("etc/store/key").exists());
+    assert!(done.text().contains("the key it led to stays: /etc/store/key"), "{}", done.text());
+    assert!(!done.text().contains("erased /etc/web/pki/web.key"), "{}", done.text());
 }

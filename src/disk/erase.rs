@@ -4,18 +4,19 @@
 //! rewritten in place: ext4 and XFS on a disk. It is not where they are not: btrfs, ZFS, bcachefs, snapshots,
 //! the spare blocks of flash, backups. There only the encryption of the whole disk helps.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use super::DiskError;
 use super::commit::{HIDDEN, Stands, files, stands};
-use super::plain::RECORD;
+use super::plain::{RECORD, is_ours};
 use super::state::STATE;
 use crate::certificate::Certificate;
 use crate::root::{Dir, Kind, Root, RootError};
 
 /// Erases one file; `false` if it was not there.
 pub fn wipe(root: &Root, path: &Path) -> Result<bool, DiskError> {
-    let (Some(dir), name) = root.parent(path)? else { return Ok(false) };
+    let (Some(dir), name) = root.parent_to_write(path)? else { return Ok(false) };
     let gone = dir.wipe(name)?;
     if gone {
         dir.sync()?;
@@ -23,38 +24,96 @@ pub fn wipe(root: &Root, path: &Path) -> Result<bool, DiskError> {
     Ok(gone)
 }
 
-/// Erases the files of a certificate and every generation of it, and says which paths are gone. What someone
-/// else wrote stays, unless it is the pair in force (`held`).
-pub fn erase(root: &Root, certificate: &Certificate, held: bool) -> Result<Vec<PathBuf>, DiskError> {
+/// What became of what was to be erased, by path.
+#[derive(Debug, Default)]
+pub struct Erased {
+    /// Gone for good.
+    pub gone: Vec<PathBuf>,
+    /// Links to a secret that are gone, and where they led: what lies there stays.
+    pub links: Vec<(PathBuf, PathBuf)>,
+    /// What holds a secret, perhaps, and someone else wrote: it stays.
+    pub foreign: Vec<PathBuf>,
+}
+
+impl Erased {
+    fn erase(&mut self, dir: &Dir, name: &OsStr, path: PathBuf) -> Result<(), RootError> {
+        let target = dir.read_link(name)?;
+        if dir.wipe(name)? {
+            match target {
+                Some(target) => self.links.push((path, target.into())),
+                None => self.gone.push(path),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Erases a file that holds a secret, if this program wrote it or whoever calls has `consent`.
+pub fn erase_file(root: &Root, path: &Path, consent: bool) -> Result<Erased, DiskError> {
+    let mut erased = Erased::default();
+    let (Some(dir), name) = root.parent_to_write(path)? else { return Ok(erased) };
+    let Some(meta) = dir.stat(name)? else { return Ok(erased) };
+    let may_go = match meta.kind {
+        Kind::Regular => consent || is_ours(root, &dir, path)?,
+        Kind::Link => consent,
+        Kind::Directory | Kind::Special => false,
+    };
+    if may_go {
+        erased.erase(&dir, name, path.to_owned())?;
+        dir.sync()?;
+    } else {
+        erased.foreign.push(path.to_owned());
+    }
+    Ok(erased)
+}
+
+/// Erases the files of a certificate and every generation of it, and says what became of each. What someone else
+/// wrote stays, unless it is the pair in force (`held`).
+pub fn erase(root: &Root, certificate: &Certificate, held: bool) -> Result<Erased, DiskError> {
     let place = &certificate.place;
-    let mut gone = Vec::new();
-    let Some(dir) = root.dir(&place.directory)? else { return Ok(gone) };
+    let mut erased = Erased::default();
+    let Some(dir) = root.dir_to_write(&place.directory)? else { return Ok(erased) };
     if let Some(hidden) = dir.dir(HIDDEN)? {
         empty(&hidden, Path::new(certificate.name.as_str()))?;
         hidden.sync()?;
     }
     for file in files(place) {
-        let ours = match stands(root, &dir, place, file)? {
-            Stands::Ours => true,
-            Stands::Foreign => held && (file == place.key || file == place.cert),
-            Stands::Nothing | Stands::Directory => false,
-        };
-        if ours && dir.wipe(file)? {
-            gone.push(place.path(file));
+        let (path, is_secret) =
+            (place.path(file), file == place.key || place.combined.as_deref() == Some(file));
+        match stands(root, &dir, place, file)? {
+            // A link of ours led to what is gone by now.
+            Stands::Ours => erased.gone.extend(dir.wipe(file)?.then_some(path)),
+            Stands::Foreign if held && file == place.key => erased.erase(&dir, file.as_ref(), path)?,
+            Stands::Foreign if held && file == place.cert => {
+                erased.gone.extend(dir.wipe(file)?.then_some(path));
+            }
+            Stands::Foreign if is_secret => erased.foreign.push(path),
+            Stands::Foreign | Stands::Nothing | Stands::Directory => {}
         }
     }
     dir.sync()?;
-    Ok(gone)
+    Ok(erased)
 }
 
-/// Erases all of this program's state but one file, and the record of what else it wrote: those files stay, and
-/// stay ours.
-pub fn erase_state(root: &Root, but: &str) -> Result<(), DiskError> {
-    let Some(dir) = root.dir(Path::new(STATE))? else { return Ok(()) };
-    for name in dir.list()?.iter().filter(|name| *name != but && *name != RECORD) {
-        empty(&dir, name.as_ref())?;
+/// Erases all of this program's state but some files, and the record of what else it wrote: those files stay, and
+/// stay ours. `but`: paths below the state.
+pub fn erase_state(root: &Root, but: &[&Path]) -> Result<(), DiskError> {
+    let Some(dir) = root.dir_to_write(Path::new(STATE))? else { return Ok(()) };
+    Ok(empty_but(&dir, &[but, &[Path::new(RECORD)]].concat())?)
+}
+
+fn empty_but(dir: &Dir, but: &[&Path]) -> Result<(), RootError> {
+    for name in dir.list()? {
+        let stays: Vec<_> = but.iter().filter_map(|path| path.strip_prefix(&name).ok()).collect();
+        if stays.is_empty() {
+            empty(dir, name.as_ref())?;
+        } else if !stays.contains(&Path::new(""))
+            && let Some(inner) = dir.dir(&name)?
+        {
+            empty_but(&inner, &stays)?;
+        }
     }
-    Ok(dir.sync()?)
+    dir.sync()
 }
 
 /// Erases what bears a name, with all that is in it.

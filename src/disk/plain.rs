@@ -262,6 +262,19 @@ pub(super) fn is_recorded(root: &Root, path: &Path) -> Result<bool, DiskError> {
     Ok(whole.any(|line| Path::new(line) == path))
 }
 
+/// Whether a regular file is of the record, or says itself that this program wrote it.
+pub(super) fn is_ours(root: &Root, dir: &Dir, path: &Path) -> Result<bool, DiskError> {
+    if is_recorded(root, path)? {
+        return Ok(true);
+    }
+    let Some(name) = path.file_name() else { return Ok(false) };
+    match dir.read(name, LIMIT) {
+        Ok(read) => Ok(read.is_some_and(|read| says_so(&read.content))),
+        Err(RootError::NotRegular { .. } | RootError::TooLarge { .. }) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
 fn read_record(root: &Root) -> Result<String, DiskError> {
     let read = root.read(&state_path(RECORD), LIMIT)?;
     Ok(read.map(|read| String::from_utf8_lossy(&read.content).into_owned()).unwrap_or_default())

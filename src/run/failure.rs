@@ -36,6 +36,9 @@ pub enum Error {
         /// What it is called.
         own: String,
     },
+    /// What is named is no certificate that a CA could revoke.
+    #[error("{0} is no certificate: a CA can revoke nothing of it, and nothing was asked")]
+    NoCertificate(String),
     /// This host has been taken out of service.
     #[error("this host was decommissioned {0}; to bring it back, remove {STATE}/decommissioned")]
     Decommissioned(String),
@@ -57,7 +60,7 @@ impl Error {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Config(_) | Self::Decommissioned(_) => Exit::Config,
-            Self::Unknown { .. } | Self::AnotherHost { .. } => Exit::Usage,
+            Self::Unknown { .. } | Self::AnotherHost { .. } | Self::NoCertificate(_) => Exit::Usage,
             Self::Stopped => Exit::Temporary,
             Self::Facts(error) if error.is_temporary() => Exit::Temporary,
             Self::Facts(FactsError::Kernel { .. }) => Exit::Fault,

@@ -1,39 +1,38 @@
 //! The end of a certificate, and of a host: revoked where the CA lets itself be asked, erased here, and what is
 //! left to a person said.
 
+mod erase;
+
+use std::pin::pin;
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use tracing::info;
 
 use super::failure::{Error, Failure};
 use super::load::{given_up, given_up_state};
 use super::survey::{Survey, survey};
 use super::{Ask, Run, World, lock};
-use crate::bundle::Pair;
 use crate::ca::{Ca, Deadline};
 use crate::certificate::Certificate;
-use crate::clock::at;
 use crate::disk;
-use crate::file::{Content, Part};
 use crate::plan::Verdict;
 use crate::report::{Exit, Farewell, Trouble};
-use crate::setting::{Name, SecretSource};
+use crate::setting::Name;
+use crate::stop::Stop;
 
 /// The mark of a host that has been taken out of service: no run brings its keys back.
 pub(super) const DECOMMISSIONED: &str = "decommissioned";
 
 /// Has the CAs revoke what is held of these certificates. The next run gets others, with new keys.
-pub async fn revoke(world: &World, names: &[Name], deadline: Duration) -> Result<Farewell, Error> {
-    let ask = Ask { deadline, ..Ask::default() };
-    let _lock = lock(world, &ask).await?;
-    let survey = survey(world, false)?;
-    let mut run = Run::new(world, Deadline::after(deadline), &ask.stop);
-    let mut farewell = Farewell::default();
-    for name in survey.asked(names)? {
-        run.give_up(&survey, &name, &mut farewell).await;
-    }
-    run.close().await;
-    Ok(farewell)
+pub async fn revoke(
+    world: &World,
+    names: &[Name],
+    deadline: Duration,
+    stop: &Stop,
+) -> Result<Farewell, Error> {
+    let ask = Ask { deadline, stop: stop.clone(), ..Ask::default() };
+    unless_stopped(stop, give_up_all(world, names, &ask)).await
 }
 
 /// Takes the host out of service: with `revoke` its certificates are revoked first, and if one cannot be,
@@ -43,33 +42,86 @@ pub async fn decommission(
     host: &str,
     revoke: bool,
     deadline: Duration,
+    stop: &Stop,
 ) -> Result<Farewell, Error> {
-    let ask = Ask { deadline, ..Ask::default() };
-    let _lock = lock(world, &ask).await?;
-    let survey = survey(world, false)?;
+    let ask = Ask { deadline, stop: stop.clone(), ..Ask::default() };
+    unless_stopped(stop, retire(world, host, revoke, &ask)).await
+}
+
+/// To stop is heard where it waits, so what it is erasing is erased.
+async fn unless_stopped(
+    stop: &Stop,
+    work: impl Future<Output = Result<Farewell, Error>>,
+) -> Result<Farewell, Error> {
+    match select(pin!(stop.asked()), pin!(work)).await {
+        Either::Left(_) => Err(Error::Stopped),
+        Either::Right((done, _)) => done,
+    }
+}
+
+async fn give_up_all(world: &World, names: &[Name], ask: &Ask) -> Result<Farewell, Error> {
+    let (lock, survey, mut run) = begin(world, ask).await?;
+    let asked = survey.asked(names)?;
+    let certificates: Vec<_> = survey.node.certificates.keys().filter(|name| asked.contains(name)).collect();
+    if certificates.is_empty() {
+        let names: Vec<_> = names.iter().map(Name::as_str).collect();
+        return Err(Error::NoCertificate(names.join(", ")));
+    }
+    let mut farewell = Farewell::default();
+    for name in certificates {
+        run.give_up(&survey, name, &mut farewell).await;
+    }
+    run.close().await;
+    end(lock, &farewell);
+    Ok(farewell)
+}
+
+async fn retire(world: &World, host: &str, revoke: bool, ask: &Ask) -> Result<Farewell, Error> {
+    let (lock, survey, mut run) = begin(world, ask).await?;
     let own = [&survey.facts.hostname.value, &survey.facts.fqdn.value];
     if !own.iter().any(|own| *own == host) {
         return Err(Error::AnotherHost { named: host.to_owned(), own: survey.facts.fqdn.value.clone() });
     }
-    let mut run = Run::new(world, Deadline::after(deadline), &ask.stop);
     let mut farewell = Farewell::default();
+    let mut may_go = true;
     if revoke {
-        for name in survey.node.certificates.keys().filter(|name| survey.holds(name)) {
-            run.give_up(&survey, name, &mut farewell).await;
+        for name in survey.node.certificates.keys().filter(|name| survey.may_hold(name)) {
+            may_go &= run.give_up(&survey, name, &mut farewell).await;
         }
         run.close().await;
-        // What waits for a person waits no better with its key still here.
-        if farewell.failed.iter().any(|trouble| trouble.exit != Exit::Refused) {
-            farewell.left.push("nothing was erased: run it again, or without --revoke".to_owned());
-            return Ok(farewell);
-        }
     }
-    run.erase(&survey, revoke, &mut farewell)?;
+    if may_go {
+        run.erase(&survey, &mut farewell)?;
+    } else {
+        farewell.left.push("nothing was erased: run it again, or without --revoke".to_owned());
+    }
+    end(lock, &farewell);
     Ok(farewell)
 }
 
+/// What both begin with; what a run before them left is cleared away, for it may hold a key.
+async fn begin<'a>(world: &'a World, ask: &'a Ask) -> Result<(disk::Lock, Survey, Run<'a>), Error> {
+    let lock = lock(world, ask).await?;
+    let survey = survey(world, false)?;
+    let run = Run::new(world, Deadline::after(ask.deadline), &ask.stop);
+    disk::admit(&world.root, &survey.node);
+    if lock.was_left() {
+        run.clear_up(&survey).map_err(Error::Disk)?;
+    }
+    Ok((lock, survey, run))
+}
+
+/// What a disk refused may be lying about half done.
+fn end(lock: disk::Lock, farewell: &Farewell) {
+    if farewell.exit() != Exit::Fault {
+        lock.release();
+    }
+}
+
 impl Run<'_> {
-    async fn give_up(&mut self, survey: &Survey, name: &Name, farewell: &mut Farewell) {
+    /// Says whether its key may be erased: it is revoked, or no one but the CA's operator can have it so. What
+    /// waits for a person waits no better with its key still here.
+    async fn give_up(&mut self, survey: &Survey, name: &Name, farewell: &mut Farewell) -> bool {
         match self.revoked(survey, name).await {
             Ok(done) => farewell.done.push(done),
             Err(Failure::ByHand(command)) => {
@@ -83,8 +135,10 @@ impl Run<'_> {
             Err(failure) => {
                 let Trouble { message, exit } = failure.trouble();
                 farewell.failed.push(Trouble { message: format!("{name}: {message}"), exit });
+                return false;
             }
         }
+        true
     }
 
     async fn revoked(&mut self, survey: &Survey, name: &Name) -> Result<String, Failure> {
@@ -112,42 +166,6 @@ impl Run<'_> {
         info!(certificate = %name, ca = %certificate.ca, "{name}: revoked, serial number {serial}");
         Ok(revoked_line(certificate, ca, serial))
     }
-
-    /// First the mark: from then on no run brings back what is erased, however far this comes.
-    fn erase(&self, survey: &Survey, revoked: bool, farewell: &mut Farewell) -> Result<(), Error> {
-        let failed = Error::Disk;
-        let mark = format!("{}\n", at(survey.now));
-        if disk::read_state(self.root(), DECOMMISSIONED).map_err(failed)?.is_none() {
-            disk::keep_state(self.root(), DECOMMISSIONED, mark.as_bytes()).map_err(failed)?;
-        }
-        for certificate in survey.node.certificates.values() {
-            let held = survey.holds(&certificate.name);
-            if let Some(leaf) = survey.verdicts.get(&certificate.name).and_then(Verdict::pair).map(Pair::leaf)
-                && !revoked
-            {
-                farewell.left.push(format!(
-                    "{}: serial number {} of CA {} was not revoked and is good until {}",
-                    certificate.name,
-                    leaf.serial,
-                    certificate.ca,
-                    at(leaf.not_after)
-                ));
-            }
-            let gone = disk::erase(self.root(), certificate, held).map_err(failed)?;
-            farewell.done.extend(gone.iter().map(|path| format!("erased {}", path.display())));
-        }
-        for path in secrets(survey) {
-            if disk::wipe(self.root(), path).map_err(failed)? {
-                farewell.done.push(format!("erased {}", path.display()));
-            }
-        }
-        disk::erase_state(self.root(), DECOMMISSIONED).map_err(failed)?;
-        farewell
-            .done
-            .push("erased the state of nodecert: secrets, open requests, the embedded CA".to_owned());
-        farewell.left.extend(survey.left_to_a_person());
-        Ok(())
-    }
 }
 
 fn revoked_line(certificate: &Certificate, ca: &Ca, serial: &str) -> String {
@@ -164,36 +182,13 @@ fn revoked_line(certificate: &Certificate, ca: &Ca, serial: &str) -> String {
     }
 }
 
-/// Files outside the certificates' own places that hold a key or a secret.
-fn secrets(survey: &Survey) -> Vec<&std::path::Path> {
-    let keys = survey.node.files.iter().filter(|file| matches!(file.content, Content::Part(_, Part::Key)));
-    let keepsakes = survey.node.keepsakes.iter().map(|keepsake| keepsake.path.as_path());
-    let sources = survey.config.cas.values().flat_map(crate::ca::Settings::secrets);
-    let files = sources.filter_map(|source| match source {
-        SecretSource::File(path) => Some(path.as_path()),
-        _ => None,
-    });
-    keys.map(|file| file.path.as_path()).chain(keepsakes).chain(files).collect()
-}
-
 impl Survey {
     fn holds(&self, name: &Name) -> bool {
         self.verdicts.get(name).is_some_and(|verdict| verdict.pair().is_some())
     }
 
-    fn left_to_a_person(&self) -> Vec<String> {
-        let mut left = vec![
-            "this host: `systemctl disable --now nodecert.service nodecert-renew.timer`, stop what used the certificates, and remove /etc/nodecert".to_owned(),
-            format!("to bring it back instead: remove {}/{DECOMMISSIONED} and give it a new secret", disk::STATE),
-        ];
-        let names: Vec<_> = self.config.cas.keys().map(Name::as_str).collect();
-        left.push(format!(
-            "the operator of CA {}: take back what lets this host log in (secret_id, token, role)",
-            names.join(", ")
-        ));
-        if !self.node.keepsakes.is_empty() {
-            left.push("the keys that other hosts share with this one live on there".to_owned());
-        }
-        left
+    /// What cannot be read may be held all the same.
+    fn may_hold(&self, name: &Name) -> bool {
+        self.holds(name) || self.unreadable.contains_key(name)
     }
 }

@@ -114,7 +114,7 @@ impl Run<'_> {
 
     /// Removes what a run that did not come to its end has left: drafts, and requests that were answered. What
     /// is still to be answered stays, to be asked again as it is.
-    fn clear_up(&self, survey: &Survey) -> Result<(), DiskError> {
+    pub(super) fn clear_up(&self, survey: &Survey) -> Result<(), DiskError> {
         for unswept in disk::sweep(self.root(), &survey.node) {
             warn!("what an earlier run may have left stays: {}", chain(&unswept));
         }

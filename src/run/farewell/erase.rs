@@ -1,0 +1,170 @@
+//! What a host that goes out of service must not keep: keys, tokens, state. What someone else wrote stays, and so
+//! does what cannot be had again.
+
+use std::path::{Path, PathBuf};
+
+use super::DECOMMISSIONED;
+use crate::bundle::Pair;
+use crate::certificate::Certificate;
+use crate::clock::at;
+use crate::disk::{self, DiskError, Erased};
+use crate::file::{Content, File, Fill, Part};
+use crate::keepsake::{Form, Keepsake, Origin};
+use crate::plan::Verdict;
+use crate::report::Farewell;
+use crate::run::failure::{Error, Failure};
+use crate::run::load::given_up;
+use crate::run::{Run, Survey};
+use crate::setting::{Name, SecretSource};
+
+impl Run<'_> {
+    /// First the mark: from then on no run brings back what is erased, however far this comes.
+    pub(super) fn erase(&self, survey: &Survey, farewell: &mut Farewell) -> Result<(), Error> {
+        let failed = Error::Disk;
+        let mark = format!("{}\n", at(survey.now));
+        if disk::read_state(self.root(), DECOMMISSIONED).map_err(failed)?.is_none() {
+            disk::keep_state(self.root(), DECOMMISSIONED, mark.as_bytes()).map_err(failed)?;
+        }
+        for certificate in survey.node.certificates.values() {
+            farewell.left.extend(self.good_still(survey, certificate).map_err(failed)?);
+            let held = survey.holds(&certificate.name);
+            note(farewell, disk::erase(self.root(), certificate, held));
+        }
+        for path in survey.written() {
+            note(farewell, disk::erase_file(self.root(), path, false));
+        }
+        for path in survey.sources() {
+            note(farewell, disk::erase_file(self.root(), path, true));
+        }
+        let kept: Vec<_> =
+            survey.kept().filter_map(|kept| kept.path.strip_prefix(disk::STATE).ok()).collect();
+        let but = [&[Path::new(DECOMMISSIONED)], kept.as_slice()].concat();
+        disk::erase_state(self.root(), &but).map_err(failed)?;
+        farewell
+            .done
+            .push("erased the state of nodecert: secrets, open requests, the embedded CA".to_owned());
+        for kept in survey.kept() {
+            let files = survey.files_with(kept).chain([&kept.path]).cloned().collect::<Vec<_>>();
+            farewell.left.extend(copy_first(kept, disk::present(self.root(), &files).map_err(failed)?));
+        }
+        farewell.left.extend(survey.left_to_a_person());
+        Ok(())
+    }
+
+    /// Of a certificate that is held and that its CA has not revoked.
+    fn good_still(&self, survey: &Survey, certificate: &Certificate) -> Result<Option<String>, DiskError> {
+        let pair = survey.verdicts.get(&certificate.name).and_then(Verdict::pair);
+        let Some(leaf) = pair.map(Pair::leaf) else { return Ok(None) };
+        if given_up(self.root(), &certificate.name)? == Some(leaf.fingerprint.to_string()) {
+            return Ok(None);
+        }
+        let (name, serial, ca, end) = (&certificate.name, &leaf.serial, &certificate.ca, at(leaf.not_after));
+        Ok(Some(format!("{name}: serial number {serial} of CA {ca} was not revoked and is good until {end}")))
+    }
+}
+
+/// One that cannot be erased keeps no other from it.
+fn note(farewell: &mut Farewell, erased: Result<Erased, DiskError>) {
+    let erased = match erased {
+        Ok(erased) => erased,
+        Err(error) => return farewell.failed.push(Failure::from(error).trouble()),
+    };
+    farewell.done.extend(erased.gone.iter().map(|path| format!("erased {}", path.display())));
+    for (link, target) in erased.links {
+        let (link, target) = (link.display(), target.display());
+        farewell.done.push(format!("removed {link}, a link"));
+        farewell
+            .left
+            .push(format!("{link} was a link; the key it led to stays: {target}, unless others need it"));
+    }
+    let foreign = |path: &PathBuf| {
+        format!(
+            "{} was not written by nodecert and stays; remove it if it is a key of this host",
+            path.display()
+        )
+    };
+    farewell.left.extend(erased.foreign.iter().map(foreign));
+}
+
+fn copy_first(kept: &Keepsake, there: impl IntoIterator<Item = PathBuf>) -> Option<String> {
+    let paths: Vec<_> = there.into_iter().map(|path| path.display().to_string()).collect();
+    (!paths.is_empty()).then(|| {
+        let paths = paths.join(" and ");
+        format!(
+            "{}: this host made it, and what is in etcd cannot be read without it: take a copy first, then remove {paths}",
+            kept.name
+        )
+    })
+}
+
+impl Survey {
+    /// Keepsakes that were made here and without which what was written with them is lost.
+    fn kept(&self) -> impl Iterator<Item = &Keepsake> {
+        self.node.keepsakes.iter().filter(|keepsake| is_kept(keepsake))
+    }
+
+    /// Files outside the certificates' own places that hold a key or a token, if this program wrote them.
+    fn written(&self) -> impl Iterator<Item = &Path> {
+        let files = self.node.files.iter().filter(|file| self.is_secret(file)).map(|file| &file.path);
+        let keepsakes = self.node.keepsakes.iter().filter(|keepsake| !keepsake.path.starts_with(disk::STATE));
+        files.chain(keepsakes.map(|keepsake| &keepsake.path)).map(PathBuf::as_path)
+    }
+
+    fn is_secret(&self, file: &File) -> bool {
+        match &file.content {
+            Content::Part(_, part) => *part == Part::Key,
+            Content::Filled(_, fills) => {
+                let kept = |fill: &Fill| self.kept().any(|kept| is_of(fill, &kept.name));
+                let secret = |fill: &Fill| matches!(fill, Fill::Key(_) | Fill::Keepsake(_));
+                fills.iter().any(secret) && !fills.iter().any(kept)
+            }
+            _ => false,
+        }
+    }
+
+    /// Where a keepsake is written into.
+    fn files_with(&self, keepsake: &Keepsake) -> impl Iterator<Item = &PathBuf> {
+        let holds = |file: &&File| match &file.content {
+            Content::Filled(_, fills) => fills.iter().any(|fill| is_of(fill, &keepsake.name)),
+            _ => false,
+        };
+        self.node.files.iter().filter(holds).map(|file| &file.path)
+    }
+
+    /// Files that the configuration names as secrets.
+    fn sources(&self) -> impl Iterator<Item = &Path> {
+        let of_cas = self.config.cas.values().flat_map(crate::ca::Settings::secrets);
+        let given = self.node.keepsakes.iter().filter_map(|keepsake| match &keepsake.origin {
+            Origin::Given(source) => Some(source),
+            Origin::Made | Origin::Elsewhere(_) => None,
+        });
+        of_cas.chain(given).filter_map(|source| match source {
+            SecretSource::File(path) => Some(path.as_path()),
+            _ => None,
+        })
+    }
+
+    fn left_to_a_person(&self) -> Vec<String> {
+        let mut left = vec![
+            "this host: `systemctl disable --now nodecert.service nodecert-renew.timer`, stop what used the certificates, and remove /etc/nodecert".to_owned(),
+            format!("to bring it back instead: remove {}/{DECOMMISSIONED} and give it a new secret", disk::STATE),
+        ];
+        let names: Vec<_> = self.config.cas.keys().map(Name::as_str).collect();
+        left.push(format!(
+            "the operator of CA {}: take back what lets this host log in (secret_id, token, role)",
+            names.join(", ")
+        ));
+        if !self.node.keepsakes.iter().all(is_kept) {
+            left.push("the keys that other hosts share with this one live on there".to_owned());
+        }
+        left
+    }
+}
+
+fn is_kept(keepsake: &Keepsake) -> bool {
+    keepsake.form == Form::CipherKey && keepsake.origin == Origin::Made
+}
+
+fn is_of(fill: &Fill, keepsake: &Name) -> bool {
+    matches!(fill, Fill::Keepsake(name) if name == keepsake)
+}
