@@ -325,9 +325,12 @@ pub(crate) const SAID: &[Case] = &[
         wire.cut()
     }),
     spoken("noise in TLS", TEMPORARY, "", |wire, _, _| wire.noise()),
-    spoken("another answer behind it", FINE, "", |wire, code, said| {
-        wire.head(code, said.len())?;
-        wire.say(said)?;
+    // On a connection that stays open it may be taken for the answer to the next request, and is refused as that.
+    spoken("another answer behind the last", FINE, "", |wire, code, said| {
+        let length = said.len();
+        wire.say(format!(
+            "HTTP/1.1 {code} X\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{said}"
+        ))?;
         wire.say("HTTP/1.1 200 X\r\nContent-Length: 2\r\n\r\n{}")
     }),
     spoken("a cookie and another kind", FINE, "", |wire, code, said| {
