@@ -278,7 +278,7 @@ pub(super) fn stands(root: &Root, dir: &Dir, place: &Place, file: &str) -> Resul
 /// Makes sure, before a CA signs, that what it signs can be put in force: user and group are known,
 /// the directories are there and take a file, and what stands at the fixed names is ours or may go.
 /// `adopted`: certificate and key at the fixed names are a usable pair, to be replaced in its time.
-/// Proven only by [`Trial::finish`]: those of several certificates that are begun before the first is
+/// Proven only by `Trial::finish`: those of several certificates that are begun before the first is
 /// finished share a journal commit.
 pub fn prove_writable(root: &Root, certificate: &Certificate, adopted: bool) -> Result<Trial, DiskError> {
     let place = &certificate.place;

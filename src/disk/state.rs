@@ -83,7 +83,7 @@ pub fn pending(root: &Root, name: &Name) -> Result<Option<Pending>, DiskError> {
 }
 
 /// Keeps key and request, in one file so that neither is there without the other. The request may be sent after
-/// [`Kept::settle`]; those that are written before the first is settled share a journal commit.
+/// `Kept::settle`; those that are written before the first is settled share a journal commit.
 pub fn keep_pending(root: &Root, name: &Name, pending: &Pending) -> Result<Kept, DiskError> {
     let key = pending.key.pem();
     let line_end = if key.ends_with('\n') { "" } else { "\n" };
