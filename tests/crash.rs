@@ -34,7 +34,7 @@ const CHANGES: &str = "?openat,?openat2,?write,?pwrite64,?writev,?fsync,?fdatasy
 /// What a replaced generation is kept for, and a minute.
 const LATER: Duration = Duration::from_secs(660);
 const NOW: Duration = Duration::ZERO;
-const TRIES: usize = 20;
+const TRIES: usize = 60;
 
 /// What a host is about to go through.
 struct Scenario {
