@@ -324,6 +324,60 @@ fn a_configuration_that_writes_elsewhere_works_with_the_drop_in_it_asks_for() {
     guest.must("nodecert status --usable web");
 }
 
+/// What a command of `hooks` finds out about the sandbox that it runs in.
+const PROBE: &str = r#"
+import os, socket
+out = open("/var/lib/nodecert/probe", "w")
+def tries(what, deed):
+    try:
+        deed()
+        out.write(f"{what}: done\n")
+    except OSError as error:
+        out.write(f"{what}: {error.strerror}\n")
+def sends(to):
+    return lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"", (to, 9))
+tries("make a directory", lambda: os.mkdir("/etc/etcd/probe"))
+tries("give it away", lambda: os.chown("/etc/etcd/probe", 4242, 4242))
+tries("change its mode", lambda: os.chmod("/etc/etcd/probe", 0o751))
+tries("rename it", lambda: os.rename("/etc/etcd/probe", "/etc/etcd/probed"))
+tries("send to a host", sends("10.99.0.1"))
+tries("send to a group", sends("239.1.2.3"))
+tries("let others act as root", lambda: os.chmod("/etc/etcd/probed", 0o4751))
+tries("change a program", lambda: open("/usr/bin/probe", "w"))
+tries("read another's home", lambda: open("/root/.profile"))
+tries("become someone else", lambda: os.setuid(4242))
+"#;
+
+/// With all that a machine's own systemd may do, so that it can filter addresses, too.
+#[test]
+#[ignore = "needs servers: run tests/all"]
+fn the_sandbox_holds_and_lets_a_hook_do_its_work() {
+    let lan = lan(1);
+    let hook = "hooks = [{ on = [\"leaf\"], run = [\"/usr/bin/python3\", \"/etc/nodecert/probe.py\"] }]";
+    let mut guest = lone(&lan, hook);
+    guest.write("/etc/nodecert/probe.py", PROBE);
+    guest.option("--capability=all");
+    guest.option("--system-call-filter=bpf");
+    guest.boot();
+    guest.wait_for("running.service", "active", Duration::from_secs(60));
+    assert_eq!(
+        guest.read("/var/lib/nodecert/probe").lines().collect::<Vec<_>>(),
+        [
+            "make a directory: done",
+            "give it away: done",
+            "change its mode: done",
+            "rename it: done",
+            "send to a host: done",
+            "send to a group: Operation not permitted",
+            "let others act as root: Operation not permitted",
+            "change a program: Read-only file system",
+            "read another's home: No such file or directory",
+            "become someone else: Operation not permitted",
+        ]
+    );
+    assert_eq!(guest.property("nodecert.service", "Result"), "success");
+}
+
 /// From the machine below, from a file, and encrypted to this host: systemd.exec(5), "Credentials".
 #[test]
 #[ignore = "needs servers: run tests/all"]
