@@ -66,9 +66,7 @@ fn etcd_comes_up_within_a_minute_of_a_late_ca() {
     let gate = gate(&lan, &bao);
     gate.shut();
     let mut guest = member(&lan, &bao, &pki, 1, 1);
-    // A deadline that is longer than systemd would wait: nodecert asks for more time.
-    guest
-        .drop_in("nodecert.service", &format!("{}TimeoutStartSec=4s\n", run_with("--missing --deadline 5s")));
+    guest.drop_in("nodecert.service", &run_with("--missing --deadline 3s"));
     for (name, wanted) in [("stopped", true), ("disabled", false)] {
         consumer(&guest, name, wanted, "etcd");
     }
@@ -313,7 +311,9 @@ fn a_wrong_clock_is_called_by_its_name() {
     let configuration = guest.read("/etc/nodecert/config.toml").replace("[ca.lab.local]\n", &ca);
     guest.write_secret("/etc/nodecert/config.toml", &configuration);
     guest.write("/etc/nodecert/tls.pem", &authority.pem());
-    guest.drop_in("nodecert.service", &run_with("--missing --deadline 3s"));
+    // A deadline that is longer than systemd would wait: nodecert asks for more time.
+    guest
+        .drop_in("nodecert.service", &format!("{}TimeoutStartSec=4s\n", run_with("--missing --deadline 5s")));
     guest.boot();
     guest.wait_for("nodecert.service", "auto-restart", Duration::from_secs(60));
     let last = guest.last_word("nodecert.service");
