@@ -316,7 +316,7 @@ fn a_bundle_of_another_ca_in_a_later_run_is_refused_and_what_is_there_stays() {
 #[rstest]
 #[case::stalls(Fault::Hang, TEMPORARY, "no answer")]
 #[case::is_cut(Fault::HalfClosed, TEMPORARY, "connection broken")]
-#[case::is_switched_off(status(404), REFUSED, "allow-auto-renewal: true")]
+#[case::is_switched_off(status(404), REFUSED, "allow-auto-renewal: true in its ca.conf, and a restart of it")]
 #[case::sees_no_client_certificate(status(403), REFUSED, "client-auth: want")]
 #[case::fails(status(400), REFUSED, "log of the CA's server")]
 #[case::is_no_pem(Fault::NotPem, REFUSED, "no certificate in PEM")]
@@ -346,12 +346,33 @@ fn a_renewal_is_a_new_certificate_for_the_same_key_and_its_lost_answer_is_found_
     let host = host(&fake);
     good_run(&host, "").exits(0);
     let (first, key) = (inspect(&host.path(CERT)).fingerprint, host.read("/etc/web/pki/web.key"));
-    fake.misbehave(RENEW, Fault::Unsaid, 1);
+    fake.misbehave(RENEW, Fault::Unsaid, usize::MAX);
+    run(&host, "--force").exits(TEMPORARY).says("perhaps it was done all the same");
+    assert_eq!(inspect(&host.path(CERT)).fingerprint, first);
+    fake.behave();
+    fake.renew_nothing();
     good_run(&host, "--force").exits(0);
     assert_ne!(inspect(&host.path(CERT)).fingerprint, first);
     assert_eq!(host.read("/etc/web/pki/web.key"), key);
-    fake.renew_nothing();
     good_run(&host, "--force").exits(REFUSED).says("allow-auto-renewal: true").says("stays until");
+}
+
+/// Where its lists are not wanted as a file, they are read before a name is asked for again all the same.
+#[test]
+fn what_was_revoked_or_given_to_another_key_is_not_renewed() {
+    let fake = Fake::start();
+    let host = host(&fake);
+    let config = host.read("/etc/nodecert/config.toml");
+    host.configure(&config.replace(", crl = \"crl.pem\"", ""));
+    good_run(&host, "").exits(0);
+    let before = host.snapshot(PAIR);
+    fake.revoke("web.example.com");
+    good_run(&host, "--force").exits(REFUSED).says("is revoked").says(CLEAN);
+    fake.free("web.example.com");
+    good_run(&self::host(&fake), "").exits(0);
+    good_run(&host, "--force").exits(REFUSED).says("since signed it for another key").says(CLEAN);
+    assert!(fake.asked().iter().all(|call| call != RENEW), "{:?}", fake.asked());
+    assert_eq!(host.snapshot(PAIR), before);
 }
 
 /// Lists are read again as often as anchors; what cannot be verified never takes the place of what was.
