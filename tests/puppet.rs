@@ -484,6 +484,62 @@ mod a_person_signs {
         is_verified(&first, &server);
     }
 
+    /// A command that was said, between backticks.
+    fn said<'a>(told: &'a Outcome, verb: &str) -> &'a str {
+        let command =
+            told.stdout.split('`').find(|part| part.starts_with(&format!("puppetserver ca {verb}")));
+        command.unwrap_or_else(|| panic!("no {verb} in {told:?}"))
+    }
+
+    #[test]
+    #[ignore = "needs servers: run tests/all"]
+    fn the_commands_that_are_said_show_sign_and_free() {
+        let server = server();
+        let first = host(&server, "said.example.com", NAMES);
+        let told = waits(&first, "ca sign");
+        let listed = server.operator(said(&told, "list"));
+        assert!(listed.contains(&shown(&server, "said.example.com")), "{listed}");
+        let second = host(&server, "said.example.com", NAMES);
+        let refused = second.nodecert("run --deadline 60s").exits(77);
+        assert!(refused.stdout.contains("request with another key"), "{refused:?}");
+        // It takes a request out; and then a certificate.
+        server.operator(said(&refused, "clean"));
+        server.operator(said(&waits(&second, "ca sign"), "sign"));
+        second.nodecert("run").exits(0);
+        is_verified(&second, &server);
+        server.operator(said(&first.nodecert("run --deadline 60s").exits(77), "clean"));
+        server.operator(said(&waits(&first, "ca sign"), "sign"));
+        first.nodecert("run").exits(0);
+        is_verified(&first, &server);
+    }
+
+    /// Puppet's own table of them.
+    #[test]
+    #[ignore = "needs servers: run tests/all"]
+    fn every_name_of_an_extension_stands_for_puppets_own_number() {
+        let table = std::fs::read_to_string("/usr/lib/ruby/vendor_ruby/puppet/ssl/oids.rb").unwrap();
+        let quoted =
+            |row: &str| row.split(['"', '\'']).skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
+        let rows = table.lines().filter(|line| line.contains("\"1.3.6.1.4.1.34380.1.")).map(quoted);
+        let names: Vec<_> = rows.filter(|row| row[1].starts_with("pp_")).collect();
+        assert!(names.len() >= 28, "{names:?}");
+        let server = server();
+        let host = Host::new();
+        let each = names.iter().map(|row| format!("{} = \"as {}\"", row[1], row[1])).collect::<Vec<_>>();
+        let extended = ca(&server, &format!("extensions = {{ {} }}", each.join(", ")));
+        configure(&host, &extended, "extended.example.com", "");
+        waits(&host, "ca sign");
+        host.write("/stored.pem", &server.stored("extended.example.com"));
+        let text = must(
+            Command::new("openssl").args(["req", "-noout", "-text", "-in"]).arg(host.path("/stored.pem")),
+        );
+        for row in names {
+            let there =
+                text.split(&format!(" {}:", row[0])).nth(1).unwrap_or_else(|| panic!("no {row:?} in {text}"));
+            assert!(there.lines().nth(1).unwrap().ends_with(&format!("as {}", row[1])), "{row:?}: {there}");
+        }
+    }
+
     #[test]
     #[ignore = "needs servers: run tests/all"]
     fn a_request_that_a_person_takes_out_is_refused() {
