@@ -25,6 +25,7 @@ use crate::certificate::Owner;
 use crate::node::Node;
 use crate::root::{Ids, Root, RootError};
 
+pub use crate::root::STATE;
 pub use commit::{commit, prove_writable};
 pub use erase::{Erased, erase, erase_file, erase_state, wipe};
 pub use held::held;
@@ -34,7 +35,7 @@ pub use plain::{ABSENT, differs, list_dropins, put, read_text, trust_is, widen};
 pub use repair::{drift, repair};
 pub use secret::{copies, secret};
 pub use state::{
-    STATE, drop_pending, drop_state, keep_pending, keep_state, pending, prove_state, read_key, read_state,
+    drop_pending, drop_state, keep_pending, keep_state, pending, prove_state, read_key, read_state,
 };
 pub use sweep::sweep;
 

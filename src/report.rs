@@ -175,6 +175,8 @@ pub struct Report {
     pub notes: Vec<String>,
     /// How the last run since the boot ended, if there was one.
     pub last_run: Option<LastRun>,
+    /// Since when the host is out of service, if it is.
+    pub decommissioned: Option<String>,
 }
 
 impl Report {
@@ -305,6 +307,9 @@ impl Report {
     /// What `status --check` says, and its exit code, as the Nagios plugin convention has it: 0 fine, 1 due
     /// or changed by someone, 2 not usable.
     pub fn check(&self, now: SystemTime) -> (u8, String) {
+        if let Some(since) = &self.decommissioned {
+            return (2, format!("NODECERT CRITICAL - this host was decommissioned {since}\n"));
+        }
         let unusable: Vec<_> = self.certificates.iter().filter(|line| !line.usable).collect();
         let due: Vec<_> =
             self.certificates.iter().filter(|line| line.usable && line.action != Action::Keep).collect();
@@ -346,6 +351,7 @@ impl Report {
             })).collect::<Vec<_>>(),
             "notes": self.notes,
             "last_run": self.last_run.map(|last| json!({ "ended": at(last.ended), "exit": last.exit })),
+            "decommissioned": self.decommissioned,
         })
     }
 }

@@ -28,6 +28,9 @@ pub use owners::{Ids, Owners};
 use meta::{TO_READ, read_opened};
 use way::Way;
 
+/// Where this program keeps its own state.
+pub const STATE: &str = "/var/lib/nodecert";
+
 /// What went wrong with a file or with its owner.
 #[derive(Debug, thiserror::Error)]
 pub enum RootError {

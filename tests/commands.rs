@@ -186,6 +186,27 @@ fn status_in_json_has_what_the_contract_lists() {
 }
 
 #[test]
+fn a_host_that_was_decommissioned_says_so_to_people_and_programs() {
+    let host = Host::new();
+    assert_eq!(host.nodecert("run").exit, 0);
+    assert!(host.json("status")["decommissioned"].is_null());
+    let farewell = host.nodecert("decommission node01");
+    assert_eq!(farewell.exit, 0, "{}{}", farewell.out, farewell.err);
+    assert!(!farewell.out.contains("operator of CA"), "an embedded CA has none: {}", farewell.out);
+
+    let said = "this host was decommissioned 20";
+    assert!(host.nodecert("status").out.contains(said), "{}", host.nodecert("status").out);
+    assert!(host.json("status")["decommissioned"].as_str().is_some_and(|since| since.starts_with("20")));
+    let check = host.nodecert("status --check");
+    assert!(check.exit == 2 && check.out.starts_with("NODECERT CRITICAL - this host was decommissioned 20"));
+    for command in ["run", "plan", "plan --exit-code"] {
+        let refused = host.nodecert(command);
+        assert!(refused.exit == 78 && refused.err.contains(said), "{command}: {}", refused.err);
+    }
+    assert_eq!(host.nodecert("status --usable").exit, 1);
+}
+
+#[test]
 fn metrics_are_written_whole_for_the_textfile_collector() {
     let host = Host::new();
     host.nodecert("run");

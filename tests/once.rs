@@ -102,8 +102,11 @@ fn a_secret_is_kept_for_as_long_as_the_certificate_is_not_enough() {
     assert_eq!(site.run().exit(), Exit::Done);
     assert!(site.path(KEPT).exists() && site.path(FILE).exists());
     // The next one that works clears up.
+    fake.forget();
     assert_eq!(site.ask(&Ask { force: true, ..Ask::default() }).exit(), Exit::Done);
     assert!(!site.path(KEPT).exists() && !site.path(FILE).exists());
+    let logins = paths(&fake).iter().filter(|path| path.ends_with("cert/login")).count();
+    assert_eq!(logins, 1, "it came in by the certificate, and tries it no second time");
 }
 
 #[test]

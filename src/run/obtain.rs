@@ -51,13 +51,13 @@ impl Run<'_> {
             None => self.requested(survey, certificate, settings, ca, verdict).await?,
         };
         let now = self.world.clock.now();
-        let accepted =
-            Pair::new(key, issued.chain).and_then(|pair| plan::accept(certificate, pair, anchors, now));
+        let accepted = Pair::new(key, issued.chain.clone())
+            .and_then(|pair| plan::accept(certificate, pair, anchors, now));
         let bundle = match accepted {
             Ok(bundle) => bundle,
             Err(why) => {
                 let doubted = self.doubted(&why);
-                let rejected = self.rejected(certificate, settings, why);
+                let rejected = self.rejected(certificate, settings, why, &issued);
                 return Err(doubted.unwrap_or(rejected));
             }
         };
@@ -184,7 +184,13 @@ impl Run<'_> {
     }
 
     /// A request that led to a bad answer is not made again as it is.
-    fn rejected(&self, certificate: &Certificate, settings: &ca::Settings, why: Rejected) -> Failure {
+    fn rejected(
+        &self,
+        certificate: &Certificate,
+        settings: &ca::Settings,
+        why: Rejected,
+        issued: &Issued,
+    ) -> Failure {
         let dropped = match settings.keeps_names() {
             // What is signed there is for this key, and nothing else will be.
             true => Ok(()),
@@ -194,8 +200,16 @@ impl Run<'_> {
             warn!(certificate = %certificate.name, "{}: {}", certificate.name, chain(&error));
         }
         let hint = settings.hint(&why).map(|hint| format!(". {hint}")).unwrap_or_default();
+        let hint = signer_of(issued, &why).unwrap_or_default() + &hint;
         Failure::Rejected { ca: certificate.ca.clone(), why, hint }
     }
+}
+
+/// What a CA that is not trusted signs with, as it says itself: for a person to compare.
+fn signer_of(issued: &Issued, why: &Rejected) -> Option<String> {
+    let above = issued.chain.get(1..).filter(|_| matches!(why, Rejected::Untrusted(_)))?;
+    let (name, pin, _) = Anchors::published(above).ok()?.describe().into_iter().next()?;
+    Some(format!("; it came with {name:?} {pin}"))
 }
 
 /// Certificates of a wave go side by side on one thread. What each of them has written before the first waits for
