@@ -99,6 +99,26 @@ fn a_consumer_is_told_of_a_change_once_and_of_nothing_else() {
 }
 
 #[test]
+fn a_hook_is_called_for_what_it_names_alone() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    let (leaf, ca) = (site.path("leaf"), site.path("ca"));
+    let run = |file: &std::path::Path| format!("[\"/bin/sh\", \"-c\", \"echo told >>{}\"]", file.display());
+    let (of_leaf, of_ca) = (run(&leaf), run(&ca));
+    site.configure(&format!(
+        "hooks = [{{ on = [\"leaf\"], run = {of_leaf} }}, {{ on = [\"ca\"], run = {of_ca} }}]\n"
+    ));
+    let told = || [&leaf, &ca].map(|file| fs::read_to_string(file).unwrap_or_default().lines().count());
+    site.run();
+    assert_eq!(told(), [1, 1]);
+    site.ask(&Ask { force: true, ..Ask::default() });
+    assert_eq!(told(), [2, 1]);
+    fake.add_root();
+    site.later(&fake, 25 * HOUR);
+    assert_eq!((site.run().exit(), site.anchors(), told()), (Exit::Done, 2, [2, 2]));
+}
+
+#[test]
 fn a_consumer_is_told_when_all_that_it_reads_is_there() {
     let fake = Fake::start();
     let site = Site::new(&fake);
@@ -144,6 +164,25 @@ fn a_hook_that_fails_stays_owed_until_it_is_done() {
     assert_eq!((site.run().exit(), site.told()), (Exit::Done, 1));
     assert!(site.run().is_idle() && site.look().owed.is_empty());
     assert_eq!(site.told(), 1);
+}
+
+#[test]
+fn what_will_be_owed_is_written_down_before_anything_changes() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    site.configure(&hook(&site).replace("run =", "on = [\"leaf\"], run ="));
+    fake.misbehave("/sign", fake::Fault::Hang, 1);
+    let is_asked = || fake.asked().iter().any(|asked| asked.contains("/sign"));
+    std::thread::scope(|scope| {
+        let run = scope.spawn(|| site.ask(&Ask { deadline: Duration::from_secs(5), ..Ask::default() }));
+        while !is_asked() && !run.is_finished() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let owed = fs::read_to_string(site.path("var/lib/nodecert/owed.json")).unwrap_or_default();
+        assert!(owed.contains("echo told") && !run.is_finished(), "{owed}");
+        assert_eq!(run.join().unwrap().exit(), Exit::Temporary);
+    });
+    assert!(site.look().owed.is_empty(), "nothing has changed");
 }
 
 #[test]
@@ -264,6 +303,7 @@ fn a_request_that_a_power_cut_brings_back_does_not_bring_back_its_key() {
 fn a_changed_address_leads_to_a_new_certificate_once_it_has_held() {
     let fake = Fake::start();
     let mut site = Site::detecting(&fake);
+    site.stand_still(&fake);
     assert_eq!(
         (site.run().exit(), actions(&site.look())),
         (Exit::Done, vec![Action::Keep]),
@@ -338,6 +378,28 @@ fn what_the_configuration_asks_for_waits_for_nothing() {
     assert_eq!(actions(&site.run()), [Action::Blocked], "it is seen for the first time");
     site.later(&fake, 61);
     assert_eq!(actions(&site.run()), [Action::Obtain]);
+}
+
+#[test]
+fn an_address_of_the_configuration_waits_for_nothing_either() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    site.reconfigure("ips = [\"10.0.0.11\"]", "ips = [\"{{ addresses }}\"]");
+    site.run();
+    site.reconfigure("addresses = [\"10.0.0.11\"]", "addresses = [\"10.0.0.12\"]");
+    assert_eq!(actions(&site.run()), [Action::Obtain]);
+}
+
+#[test]
+fn a_clock_that_was_ahead_holds_a_new_address_back_no_longer_than_another() {
+    let fake = Fake::start();
+    let mut site = Site::detecting(&fake);
+    site.run();
+    site.has_addresses("10.0.0.12");
+    for (clock, action) in [(DAY, Action::Blocked), (HOUR, Action::Blocked), (HOUR + 600, Action::Obtain)] {
+        site.later(&fake, clock);
+        assert_eq!(actions(&site.run()), [action], "{clock}");
+    }
 }
 
 #[test]
