@@ -64,10 +64,12 @@ pub enum DiskError {
         path: PathBuf,
     },
     /// A file that the configuration or the caller names and that is not there.
-    #[error("there is no file {}", path.display())]
+    #[error("there is no file {}, which {by} names", path.display())]
     Missing {
         /// Its path.
         path: PathBuf,
+        /// The option or key.
+        by: &'static str,
     },
     /// Something that no file can replace.
     #[error("{} is a directory where a file is to lie; move it away", path.display())]

@@ -3,6 +3,7 @@
 mod farewell;
 mod metrics;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -203,9 +204,11 @@ impl Report {
             && self.owed.is_empty()
     }
 
-    /// What `run` says at its end.
+    /// What `run` says at its end. Why something failed stands in its line.
     pub fn done(&self) -> String {
-        self.lines(Action::past) + &self.sum() + "\n"
+        let failed = self.troubles().count();
+        let sum = if failed > 0 { format!("not done: {failed} failed") } else { self.sum() };
+        self.lines(Action::past) + &sum + "\n"
     }
 
     fn sum(&self) -> String {
@@ -252,11 +255,16 @@ impl Report {
         });
         let rows: Vec<_> = certificates.chain(files).collect();
         let width = rows.iter().map(|(_, name, ..)| name.chars().count()).max().unwrap_or(0);
-        let mut text = String::new();
-        for (word, name, reason, trouble) in rows {
-            let verb = trouble.map_or(word, |_| "failed");
-            let why = trouble.map_or(reason, |trouble| &trouble.message);
-            let _ = writeln!(text, "{verb:<9} {name:<width$}  {why}");
+        let (mut text, mut said) = (String::new(), BTreeMap::new());
+        for (word, name, reason, trouble) in &rows {
+            let verb = trouble.map_or(*word, |_| "failed");
+            let why = trouble.map_or(*reason, |trouble| &trouble.message);
+            // One fault, such as that of a login, can be many certificates'.
+            let first = trouble.map_or(name, |_| said.entry(why).or_insert(name));
+            let _ = match first == name {
+                true => writeln!(text, "{verb:<9} {name:<width$}  {why}"),
+                false => writeln!(text, "{verb:<9} {name:<width$}  the same as {first}"),
+            };
         }
         for line in &self.owed {
             let _ = match &line.trouble {

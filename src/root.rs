@@ -103,9 +103,12 @@ pub enum RootError {
     },
 }
 
-/// What else than a disk keeps a service from writing: systemd.exec(5), ReadWritePaths=.
+/// Who is to try again, and what else than a disk keeps a service from writing: systemd.exec(5), ReadWritePaths=.
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
+        io::ErrorKind::PermissionDenied if !geteuid().is_root() => {
+            " (run this as root, or with --root below a directory of your own)"
+        }
         io::ErrorKind::ReadOnlyFilesystem => {
             " (for a service also what its unit says: `nodecert plan --read-write-paths` prints what it needs)"
         }

@@ -281,7 +281,25 @@ fn the_root_is_made_by_run_alone_and_a_missing_configuration_says_where_it_goes(
     assert!(!root.exists());
     let run = look("run");
     assert_eq!(run.status.code(), Some(78));
-    assert!(String::from_utf8_lossy(&run.stderr).contains("write /etc/nodecert/config.toml"));
+    let there = root.canonicalize().unwrap().join("etc/nodecert/config.toml");
+    assert!(
+        String::from_utf8_lossy(&run.stderr).contains(&format!("write {}, or", there.display())),
+        "{run:?}"
+    );
+    let lost = Host::new().nodecert("plan --config nope.toml");
+    assert_eq!(lost.exit, 78);
+    assert!(lost.err.contains("there is no file nope.toml, which --config names"), "{}", lost.err);
+}
+
+#[test]
+fn who_may_not_is_told_who_may() {
+    let host = Host::new();
+    let mut nobody = assert_cmd::Command::new("setpriv");
+    nobody.args(["--reuid", "65534", "--clear-groups", env!("CARGO_BIN_EXE_nodecert"), "run", "--root"]);
+    let run = nobody.arg(host.root.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&run.stderr);
+    assert_eq!(run.status.code(), Some(70), "{said}");
+    assert!(said.contains("(run this as root, or with --root below a directory of your own)"), "{said}");
 }
 
 #[test]
@@ -310,6 +328,7 @@ fn trust_shows_what_a_server_presents_and_sends_it_nothing() {
     let nobody = host.nodecert("trust https://127.0.0.1:1");
     assert_eq!(nobody.exit, 75);
     assert!(nobody.err.contains("https://127.0.0.1:1") && !nobody.err.contains("reqwest"), "{}", nobody.err);
+    assert!(nobody.err.contains("is it the right port? Vault listens on 8200"), "{}", nobody.err);
 }
 
 #[test]

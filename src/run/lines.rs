@@ -191,7 +191,7 @@ impl Survey {
             },
             Content::Template(path) => match disk::read_text(&world.root, path, TEXT)? {
                 Some((text, _)) => text,
-                None => return Err(DiskError::Missing { path: path.clone() }.into()),
+                None => return Err(DiskError::Missing { path: path.clone(), by: "`template`" }.into()),
             },
             _ => String::new(),
         };

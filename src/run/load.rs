@@ -42,8 +42,9 @@ fn texts(root: &Root) -> Result<Vec<Text>, Error> {
         }
     }
     if texts.is_empty() {
+        let main = root.shown(Path::new(config::MAIN));
         let message =
-            format!("there is no configuration: write {}, or name a file with --config", config::MAIN);
+            format!("there is no configuration: write {}, or name a file with --config", main.display());
         return Err(Error::Config(Faults::plain(vec![message])));
     }
     Ok(texts)

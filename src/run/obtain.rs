@@ -14,7 +14,7 @@ use crate::certificate::Certificate;
 use crate::clock::at;
 use crate::disk;
 use crate::key::{Dialect, Key, Pending};
-use crate::plan::{self, Reason, Verdict};
+use crate::plan::{self, Held, Reason, Verdict};
 use crate::setting::Name;
 use crate::setting::chain;
 use crate::trust::Anchors;
@@ -41,7 +41,7 @@ impl Run<'_> {
         info!(certificate = %name, ca = %certificate.ca, reason, "{name}: asking CA {}: {reason}", certificate.ca);
         if verdict.pair().is_none()
             && !survey.cloned.contains(name)
-            && let Some(bundle) = self.adopted(certificate, ca, anchors).await?
+            && let Some(bundle) = self.adopted(survey, certificate, ca, anchors).await?
         {
             disk::commit(self.root(), certificate, &bundle, self.world.clock.now())?;
             return Ok((bundle, "puppet's own agent has it already".to_owned()));
@@ -70,9 +70,11 @@ impl Run<'_> {
         Ok((bundle, reason))
     }
 
-    /// What a puppet agent got before this program came: the same certificate, if it will do.
+    /// What a puppet agent got before this program came: the same certificate, if it will do. One that is due is
+    /// good enough, for its name is taken; the next run renews it.
     async fn adopted(
         &self,
+        survey: &Survey,
         certificate: &Certificate,
         ca: &Ca,
         anchors: &Anchors,
@@ -87,14 +89,15 @@ impl Run<'_> {
             return Ok(None);
         };
         chain.extend(ca.published().await?);
-        let pair = Pair::new(Arc::new(key), chain);
-        match pair.and_then(|pair| plan::accept(certificate, pair, anchors, self.world.clock.now())) {
-            Ok(bundle) => Ok(Some(bundle)),
-            Err(why) => {
-                info!(certificate = %certificate.name, "{}: the puppet agent's certificate is not used: {why}", certificate.name);
-                Ok(None)
-            }
+        let held =
+            Pair::new(Arc::new(key), chain).map_or_else(|why| Held::Mixed(why.to_string()), Held::Pair);
+        let verdict = survey.judge(self.world, certificate, held, Some(anchors), false)?;
+        if let Verdict::Keep(bundle) | Verdict::Renew(bundle, _) = verdict {
+            return Ok(Some(bundle));
         }
+        let why = reason_of(&verdict);
+        info!(certificate = %certificate.name, "{}: the puppet agent's certificate is not used: {why}", certificate.name);
+        Ok(None)
     }
 
     /// A certificate in force whose CA renews it by its own means, with its own key.

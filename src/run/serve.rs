@@ -151,6 +151,7 @@ impl Run<'_> {
             survey.unread.lists.insert(served.ca.clone(), failure);
         }
         self.trusts.extend(served.trusts);
+        let mut said: BTreeMap<String, Name> = BTreeMap::new();
         for (name, result) in served.results {
             match result {
                 Ok((bundle, reason)) => {
@@ -160,7 +161,9 @@ impl Run<'_> {
                 }
                 Err(failure) => {
                     let (reason, ca) = (chain(&failure), &served.ca);
-                    warn!(certificate = %name, ca = %ca, reason, exit = failure.exit().code(), "{name}: {reason}");
+                    let first = said.entry(reason.clone()).or_insert_with(|| name.clone());
+                    let shown = if *first == name { reason.clone() } else { format!("the same as {first}") };
+                    warn!(certificate = %name, ca = %ca, reason, exit = failure.exit().code(), "{name}: {shown}");
                     self.done.insert(name, Done::Failed(failure));
                 }
             }

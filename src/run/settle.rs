@@ -10,7 +10,7 @@ use super::survey::Survey;
 use super::{Ask, Done, Run, Trusts};
 use crate::certificate::Owner;
 use crate::disk::{self, DiskError};
-use crate::file::File;
+use crate::file::{Content, File};
 use crate::node::TrustFile;
 use crate::plan::Verdict;
 use crate::report::{Action, CertificateLine, FileLine, OwedLine, Report};
@@ -72,7 +72,9 @@ impl Run<'_> {
             return waiting_line(file, &waits.join(" and "));
         }
         let mut line = survey.file_line(self.world, file);
-        if line.action == Action::Keep || line.trouble.is_some() {
+        // One that is as it is to be becomes ours where nothing in it could say so, as one that puppet wrote.
+        let is_silent = matches!(file.content, Content::Part(..));
+        if line.trouble.is_some() || line.action == Action::Keep && !is_silent {
             return line;
         }
         let put = survey

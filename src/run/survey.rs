@@ -16,7 +16,7 @@ use crate::disk::{self, DiskError};
 use crate::facts::Facts;
 use crate::keepsake::Keepsake;
 use crate::node::{self, Node};
-use crate::plan::{self, Known, Verdict};
+use crate::plan::{self, Held, Known, Verdict};
 use crate::setting::Name;
 use crate::trust::Anchors;
 
@@ -129,6 +129,18 @@ impl Survey {
         force: bool,
     ) -> Result<Verdict, DiskError> {
         let held = disk::held(&world.root, certificate)?;
+        self.judge(world, certificate, held, anchors, force)
+    }
+
+    /// What is to be done about a certificate, were this what is held of it.
+    pub(super) fn judge(
+        &self,
+        world: &World,
+        certificate: &Certificate,
+        held: Held,
+        anchors: Option<&Anchors>,
+        force: bool,
+    ) -> Result<Verdict, DiskError> {
         let crl = known_crl(&world.root, &certificate.ca)?;
         let given_up = given_up(&world.root, &certificate.name)?;
         let known = Known {
