@@ -35,7 +35,7 @@ use crate::ca::{Ca, Deadline};
 use crate::clock::Clock;
 use crate::disk::{self, DiskError};
 use crate::facts::{self, Facts};
-use crate::report::{Exit, LastRun, OwedLine, Report};
+use crate::report::{Exit, FileLine, LastRun, OwedLine, Report};
 use crate::root::Root;
 use crate::setting::{Name, chain};
 use crate::stop::Stop;
@@ -137,7 +137,7 @@ async fn bring(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
     let (erased, notes) = run.retire_secrets(&survey).await;
     run.close().await;
     let owed = paid?.into_iter().chain(erased).chain(run.strike_cloned(&survey)).collect();
-    let mut report = run.report(&survey, ask, &files, owed)?;
+    let mut report = run.report(&survey, ask, files, owed)?;
     report.notes.extend(notes);
     // What a disk refused may be lying about half done.
     if report.exit() != Exit::Fault {
@@ -173,11 +173,28 @@ async fn lock(world: &World, ask: &Ask) -> Result<disk::Lock, Error> {
 
 /// What is there and what `run` would do about it, without doing it.
 pub fn status(survey: &Survey, world: &World, only: &[Name]) -> Result<Report, Error> {
+    told(survey, world, only, Vec::new())
+}
+
+/// The same, where some files have just been looked at.
+fn told(survey: &Survey, world: &World, only: &[Name], seen: Vec<FileLine>) -> Result<Report, Error> {
     let asked = survey.asked(only)?;
     let chosen = survey.node.certificates.values().filter(|certificate| asked.contains(&certificate.name));
-    let mut files: Vec<_> = survey.node.trusts.iter().map(|trust| survey.trust_line(world, trust)).collect();
-    files.extend(survey.node.keepsakes.iter().flat_map(|keepsake| keep::lines(world, keepsake)));
-    files.extend(survey.node.files.iter().map(|file| survey.file_line(world, file)));
+    let seen: BTreeMap<_, _> = seen.into_iter().map(|line| (line.path.clone(), line)).collect();
+    let line = |path: &Path, look: &dyn Fn() -> FileLine| seen.get(path).cloned().unwrap_or_else(look);
+    let look = |keepsake| {
+        keep::lines(world, keepsake).into_iter().map(|found| line(&found.path, &|| found.clone())).collect()
+    };
+    let trusts = survey.node.trusts.iter();
+    let mut files: Vec<_> =
+        trusts.map(|trust| line(&trust.path, &|| survey.trust_line(world, trust))).collect();
+    let keepsakes = survey.node.keepsakes.iter();
+    files.extend(keepsakes.flat_map(|keepsake| {
+        let known: Option<Vec<_>> = keepsake.paths().map(|path| seen.get(path).cloned()).collect();
+        known.unwrap_or_else(|| look(keepsake))
+    }));
+    let rendered = survey.node.files.iter();
+    files.extend(rendered.map(|file| line(&file.path, &|| survey.file_line(world, file))));
     if !only.is_empty() {
         let concerned = survey.concerned(&asked);
         files.retain(|line| concerned.contains(line.path.as_path()));

@@ -19,14 +19,13 @@ const SETTLE: Duration = Duration::from_secs(600);
 /// Until when what is true of this host now must hold; `None` where it has, or was never different.
 pub(super) fn settles(root: &Root, config: &Config, facts: &Facts, now: SystemTime) -> Option<SystemTime> {
     let settle = config.node.settle.map_or(SETTLE, |settle| settle.0);
-    let until = since(root, facts, now)? + settle;
+    // A state that cannot be read delays nothing.
+    let until = since(&disk::read_state(root, STATE).ok()??, facts, now)? + settle;
     (until > now).then_some(until)
 }
 
 /// Since when it holds; `None` where no run has seen anything else.
-fn since(root: &Root, facts: &Facts, now: SystemTime) -> Option<SystemTime> {
-    // A state that cannot be read delays nothing.
-    let text = disk::read_state(root, STATE).ok()??;
+fn since(text: &str, facts: &Facts, now: SystemTime) -> Option<SystemTime> {
     let (since, known) = text.strip_prefix(SINCE)?.split_once('\n')?;
     if known != detected(facts) {
         return Some(now);
@@ -38,10 +37,12 @@ fn since(root: &Root, facts: &Facts, now: SystemTime) -> Option<SystemTime> {
 impl Run<'_> {
     /// What is true of this host now, and since when, for the runs to come.
     pub(super) fn remember_facts(&self, survey: &Survey) -> Result<(), DiskError> {
-        let since = since(self.root(), &survey.facts, survey.now).unwrap_or(SystemTime::UNIX_EPOCH);
+        let there = disk::read_state(self.root(), STATE)?;
+        let since = there.as_ref().and_then(|there| since(there, &survey.facts, survey.now));
+        let since = since.unwrap_or(SystemTime::UNIX_EPOCH);
         let since = since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         let text = format!("{SINCE}{since}\n{}", detected(&survey.facts));
-        match disk::read_state(self.root(), STATE)? {
+        match there {
             Some(there) if *there == text => Ok(()),
             // All of it is configured.
             None if detected(&survey.facts).is_empty() => Ok(()),
