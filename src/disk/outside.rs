@@ -9,7 +9,8 @@ use crate::root::{Root, RootError};
 /// Reads a text; also says whether only its owner can read it.
 pub fn read_outside(path: &Path) -> Result<(String, bool), DiskError> {
     let host = Root::open(Path::new("/"))?;
-    read_text(&host, &found(path)?, LIMIT)?.ok_or_else(|| DiskError::Missing { path: path.to_owned() })
+    read_text(&host, &found(path)?, LIMIT)?
+        .ok_or_else(|| DiskError::Missing { path: path.to_owned(), by: "--config" })
 }
 
 /// Replaces a file whole, for all to read.
@@ -37,7 +38,7 @@ fn found(path: &Path) -> Result<PathBuf, DiskError> {
 }
 
 fn parent(path: &Path) -> Result<(Root, PathBuf), DiskError> {
-    let missing = || DiskError::Missing { path: path.to_owned() };
+    let missing = || DiskError::Missing { path: path.to_owned(), by: "the command line" };
     let found = found(path)?;
     let name = found.file_name().ok_or_else(missing)?;
     let directory = found.parent().ok_or_else(missing)?;
