@@ -164,7 +164,6 @@ impl Settings {
             generate: None,
             given: None,
             etcd_servers: &self.etcd_servers,
-            api_server: self.api_server.as_ref(),
         }
     }
 
