@@ -1,8 +1,8 @@
 //! The flow, to be read from top to bottom. This room alone calls those that do I/O.
 //!
 //! ```text
-//! lock -> clock -> survey -> owe -> waves { CAs side by side { anchors -> trust files -> obtain } }
-//!      -> trust files -> repair -> keepsakes -> files -> pay -> used secrets -> report
+//! lock -> clock -> survey -> keepsakes -> owe -> waves { CAs side by side { anchors -> trust files -> obtain } }
+//!      -> trust files -> repair -> files -> pay -> used secrets -> report
 //! ```
 
 mod failure;
@@ -121,6 +121,8 @@ async fn bring(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
     let asked = survey.asked(&ask.only)?;
     let mut run = Run::new(world, deadline, &ask.stop);
     run.take_up(&survey, lock.was_left()).map_err(Error::Disk)?;
+    // First, for what is given anew shows only here, and files that hold it are owed a word then.
+    let mut files = run.keepsakes(&survey, &asked);
     let debts = run.owe(&survey, &asked, ask)?;
     for wave in survey.node.waves.clone() {
         let parts = run.open(&survey, wave.into_iter().filter(|name| asked.contains(name)), ask);
@@ -131,7 +133,6 @@ async fn bring(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
     }
     run.trust_files(&survey, &asked);
     run.repair(&survey, &asked);
-    let mut files = run.keepsakes(&survey, &asked);
     files.extend(run.files(&survey, &asked));
     let paid = run.pay(&survey, debts).await;
     let (erased, notes) = run.retire_secrets(&survey).await;
