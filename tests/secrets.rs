@@ -264,7 +264,7 @@ fn a_crash_leaves_no_core_and_no_one_looks_into_the_process() {
         fake.forget();
         // As a user who may have cores, and whose other processes could look into this one.
         let mut command = Command::new("sh");
-        let shell = "ulimit -c unlimited; cd \"$1\"; exec setpriv --reuid 4309 --regid 4309 --clear-groups ./program --root . run --only web";
+        let shell = "ulimit -c unlimited; cd \"$1\"; exec setpriv --reuid 4309 --regid 4309 --clear-groups env --default-signal ./program --root . run --only web";
         command.args(["-c", shell, "sh"]).arg(site.root()).stdout(Stdio::null()).stderr(Stdio::null());
         trial::undisturbed(&mut command);
         let mut run = command.spawn().unwrap();
