@@ -163,13 +163,13 @@ fn static_pods(plane: &Kubernetes<'_>) {
     for program in PODS {
         let check =
             format!("create --dry-run=client --validate -o json -f /etc/kubernetes/manifests/{program}.yaml");
-        let written = json(plane.kubectl(SUPER_ADMIN, &check));
+        let written = json(&plane.kubectl(SUPER_ADMIN, &check));
         let query = format!("-n kube-system get pod {program}-cp1 -o json");
         eventually("a mirror of a static pod", || {
             let said = plane.kubectl(SUPER_ADMIN, &query);
             if said.status.success() { Ok(()) } else { Err(said.stderr) }
         });
-        let mirror = json(plane.kubectl(SUPER_ADMIN, &query));
+        let mirror = json(&plane.kubectl(SUPER_ADMIN, &query));
         for part in ["/metadata/labels", "/metadata/namespace", "/spec"] {
             let (written, mirror) = (written.pointer(part).unwrap(), mirror.pointer(part).unwrap());
             assert!(holds(mirror, written), "{program}{part}: {written} became {mirror}");
@@ -177,7 +177,7 @@ fn static_pods(plane: &Kubernetes<'_>) {
     }
 }
 
-fn json(said: Ended) -> Value {
+fn json(said: &Ended) -> Value {
     serde_json::from_str(&said.stdout).unwrap_or_else(|why| panic!("{why}: {said:?}"))
 }
 
