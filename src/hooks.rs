@@ -246,6 +246,28 @@ mod tests {
     }
 
     #[test]
+    fn a_command_that_does_not_end_in_its_time_is_ended() {
+        let began = Instant::now();
+        let hangs = words(&["/bin/sh", "-c", "trap '' TERM; sleep 60; sleep 60"]);
+        let said = finish(&hangs, Duration::from_millis(200), &Stop::default()).expect_err("it hangs");
+        assert!(said.starts_with("/bin/sh did not end within"), "{said}");
+        assert!(began.elapsed() < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn a_unit_is_told_by_what_starts_nothing_and_waits_for_no_one() {
+        let told = |deed| argv(&deed).join(" ");
+        let systemctl = "systemctl --no-ask-password --job-mode=ignore-dependencies";
+        assert_eq!(
+            told(Deed::Reload("a.service".into())),
+            format!("{systemctl} try-reload-or-restart a.service")
+        );
+        let restart = Deed::Restart("a.service".into());
+        assert_eq!(told(restart.clone()), format!("{systemctl} try-restart a.service"));
+        assert_eq!(told(Deed::InTurn(Box::new(restart.clone()))), told(restart));
+    }
+
+    #[test]
     fn a_daemon_that_a_command_leaves_behind_does_not_hold_us() {
         let began = Instant::now();
         assert_eq!(

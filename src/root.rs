@@ -28,6 +28,9 @@ pub use owners::{Ids, Owners};
 use meta::{TO_READ, read_opened};
 use way::Way;
 
+/// Where this program keeps its own state.
+pub const STATE: &str = "/var/lib/nodecert";
+
 /// What went wrong with a file or with its owner.
 #[derive(Debug, thiserror::Error)]
 pub enum RootError {
@@ -100,9 +103,12 @@ pub enum RootError {
     },
 }
 
-/// What else than a disk keeps a service from writing: systemd.exec(5), ReadWritePaths=.
+/// Who is to try again, and what else than a disk keeps a service from writing: systemd.exec(5), ReadWritePaths=.
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
+        io::ErrorKind::PermissionDenied if !geteuid().is_root() => {
+            " (run this as root, or with --root below a directory of your own)"
+        }
         io::ErrorKind::ReadOnlyFilesystem => {
             " (for a service also what its unit says: `nodecert plan --read-write-paths` prints what it needs)"
         }

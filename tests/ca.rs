@@ -526,6 +526,7 @@ fn the_ladder_is_climbed_in_order_once_and_each_miss_has_its_reason() {
         fake.asked()[..3],
         ["GET /v1/auth/token/lookup-self", "POST /v1/auth/approle/login", "POST /v1/auth/jwt/login"]
     );
+    assert_eq!(fake.seen()[2].body, serde_json::json!({ "role": "r", "jwt": JWT }));
     fake.forget();
     let ca = open(&settings, material(&fake, &["stale", "wrong", "bad"]));
     let said = block(async {

@@ -11,6 +11,7 @@
 )]
 
 mod golden {
+    pub(crate) mod comparison;
     pub(crate) mod listing;
 }
 
@@ -49,7 +50,9 @@ fn every_example_makes_the_host_it_describes() {
         assert_eq!(said.status.code(), Some(3), "{file}: {}", spoken(&said));
         let said = nodecert(root.path(), "run");
         assert_eq!(said.status.code(), Some(0), "{file}: {}", spoken(&said));
-        wrong.extend(golden::listing::compare(&listing(file), file, &golden::listing::of(root.path())).err());
+        wrong.extend(
+            golden::comparison::compare(&listing(file), file, &golden::listing::of(root.path())).err(),
+        );
         let again = nodecert(root.path(), "run");
         assert!(spoken(&again).contains("nothing to do"), "{file}: {}", spoken(&again));
     }

@@ -13,6 +13,7 @@
 )]
 
 mod golden {
+    pub(crate) mod comparison;
     pub(crate) mod listing;
 }
 
@@ -69,7 +70,7 @@ fn check(folder: &Path) -> Result<(), String> {
     let first = nodecert(&root, &case.args);
     expect(&name, "first run", &first, case.exit, &case.says)?;
     let left = golden::listing::of(&root);
-    golden::listing::compare(&folder.join("expected.txt"), &name, &left)?;
+    golden::comparison::compare(&folder.join("expected.txt"), &name, &left)?;
 
     let second = nodecert(&root, &case.args);
     expect(&name, "second run", &second, case.exit, &case.again)?;
@@ -77,7 +78,7 @@ fn check(folder: &Path) -> Result<(), String> {
     if after != left {
         return Err(format!(
             "{name}: the second run changed something:\n{}",
-            golden::listing::difference(&left, &after)
+            golden::comparison::difference(&left, &after)
         ));
     }
     Ok(())

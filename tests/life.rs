@@ -15,48 +15,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, SystemTime};
 
-use fake::{Fake, MOUNT};
+use fake::Fake;
 use nodecert::report::{Action, Exit};
 use nodecert::run::Ask;
 use site::{DAY, HOUR, Site, actions, configuration};
-
-#[test]
-fn published_anchors_are_read_again_after_a_day_and_not_before() {
-    let fake = Fake::start();
-    let site = Site::new(&fake);
-    assert_eq!(site.run().exit(), Exit::Done);
-    fake.forget();
-    fake.add_root();
-
-    site.later(&fake, 23 * HOUR);
-    assert!(site.run().is_idle());
-    assert_eq!(fake.asked(), [""; 0], "nothing is due");
-
-    site.later(&fake, 25 * HOUR);
-    let report = site.run();
-    assert_eq!((report.exit(), actions(&report)), (Exit::Done, vec![Action::Keep]));
-    assert_eq!(fake.asked(), [format!("GET /v1/{MOUNT}/ca_chain")], "the anchors alone");
-    assert_eq!(site.anchors(), 2, "the new root is trusted beside the old one");
-
-    fake.forget();
-    site.later(&fake, 26 * HOUR);
-    assert!(site.run().is_idle());
-    assert_eq!(fake.asked(), [""; 0]);
-}
-
-#[test]
-fn a_ca_that_is_away_when_its_anchors_are_to_be_read_again_leaves_what_is_there_in_force() {
-    let fake = Fake::start();
-    let site = Site::new(&fake);
-    site.run();
-    site.later(&fake, 2 * DAY);
-    drop(fake);
-    let report = site.run();
-    assert_eq!((report.exit(), actions(&report)), (Exit::Temporary, vec![Action::Keep]));
-    assert_eq!(site.anchors(), 1);
-    let boot = site.ask(&Ask { missing: true, ..Ask::default() });
-    assert!(boot.is_idle(), "a boot does not wait for what is merely due");
-}
 
 #[test]
 fn a_certificate_is_renewed_with_a_new_key_when_it_is_due_and_not_before() {
@@ -138,17 +100,31 @@ fn a_consumer_is_told_of_a_change_once_and_of_nothing_else() {
 }
 
 #[test]
-fn a_consumer_is_told_of_an_anchor_that_the_ca_publishes_later() {
+fn a_consumer_is_told_when_all_that_it_reads_is_there() {
     let fake = Fake::start();
     let site = Site::new(&fake);
-    site.configure(&hook(&site).replace("run =", "on = [\"ca\"], run ="));
-    fs::write(site.path("allowed"), "").unwrap();
-    assert_eq!((site.run().exit(), site.told()), (Exit::Done, 1));
-    site.later(&fake, 2 * DAY);
-    assert_eq!((site.run().exit(), site.told()), (Exit::Done, 1), "the CA was asked and had nothing new");
-    fake.add_root();
-    site.later(&fake, 4 * DAY - HOUR);
-    assert_eq!((site.run().exit(), site.anchors(), site.told()), (Exit::Done, 2, 2));
+    let reads = ["etc/web/pki/web.crt", "etc/web/pki/web.key", "etc/web/pki/ca.crt", "etc/web/tls.conf"];
+    let reads = reads.map(|file| site.path(file).display().to_string()).join(" ");
+    let seen = site.path("seen");
+    let hook = |on| format!("[{{ {on}run = [\"/bin/sh\", \"-c\", \"cat {reads} >{}\"] }}]\n", seen.display());
+    fs::write(site.path("etc/nodecert/tls.conf"), "server_name {{ hostname }};\n").unwrap();
+    let file = "path = \"/etc/web/tls.conf\"\ntemplate = \"/etc/nodecert/tls.conf\"\nneeds = [\"web\"]\n";
+    site.configure(&format!("hooks = {}[file.tls]\n{file}hooks = {}", hook("on = [\"leaf\"], "), hook("")));
+    let now = || reads.split(' ').flat_map(|file| fs::read(file).unwrap()).collect::<Vec<_>>();
+    let is_there = || fs::read(&seen).unwrap() == now();
+    let report = site.run();
+    assert!(report.exit() == Exit::Done && is_there(), "{}", report.done());
+    assert_eq!(report.owed.len(), 1, "leaf and file are one deed");
+
+    fs::remove_file(&seen).unwrap();
+    site.ask(&Ask { force: true, ..Ask::default() });
+    assert!(is_there(), "of a certificate");
+    fs::remove_file(&seen).unwrap();
+    fs::write(site.path("etc/nodecert/tls.conf"), "# and more\nserver_name {{ hostname }};\n").unwrap();
+    assert_eq!(site.run().exit(), Exit::Done);
+    assert!(is_there(), "of a file");
+    fs::remove_file(&seen).unwrap();
+    assert!(site.run().is_idle() && !seen.exists());
 }
 
 #[test]
@@ -262,17 +238,6 @@ fn a_name_too_few_does_not_keep_a_consumer_from_starting_and_a_file_too_few_does
     assert!(!site.look().is_usable());
     assert_eq!(actions(&site.run()), [Action::Repair]);
     assert!(site.look().is_usable());
-}
-
-#[test]
-fn no_leaf_comes_before_its_trust_file() {
-    let fake = Fake::start();
-    let site = Site::new(&fake);
-    fs::create_dir_all(site.path("etc/web/pki")).unwrap();
-    fs::write(site.path("etc/web/pki/ca.crt"), "someone else's\n").unwrap();
-    assert_eq!(site.run().exit(), Exit::Fault);
-    assert!(!site.path("etc/web/pki/web.crt").exists(), "its trust file was refused");
-    assert_eq!(fs::read_to_string(site.path("etc/web/pki/ca.crt")).unwrap(), "someone else's\n");
 }
 
 #[test]
@@ -423,41 +388,6 @@ fn a_consumer_is_told_of_anchors_that_the_run_itself_learns() {
     assert!(site.run().is_idle());
 }
 
-#[test]
-fn what_one_ca_has_put_into_a_shared_trust_file_stays_while_another_is_served() {
-    let (one, other) = (Fake::start(), Fake::start());
-    let site = Site::new(&one);
-    fs::write(site.path("etc/nodecert/other-ca.pem"), other.tls_pem()).unwrap();
-    let second = configuration(&other.url)
-        .replace("ca.etcd", "ca.other")
-        .replace("vault-ca", "other-ca")
-        .replace("certificate.web", "certificate.other")
-        .replace("\"etcd\"", "\"other\"\ntrusts = [\"etcd\", \"other\"]\nfiles = { cert = \"other.crt\", key = \"other.key\", ca = \"ca.crt\" }");
-    site.configure(&second.split_once("[ca.other]").map(|(_, rest)| format!("\n[ca.other]{rest}")).unwrap());
-    site.reconfigure("ca = \"etcd\"", "ca = \"etcd\"\ntrusts = [\"etcd\", \"other\"]");
-    let report = site.run();
-    assert_eq!((report.exit(), site.anchors()), (Exit::Done, 2), "{}", report.done());
-
-    site.later(&one, 25 * HOUR);
-    site.later(&other, 25 * HOUR);
-    one.add_root();
-    // The other comes later, and then its answer does not come at all.
-    other.misbehave("ca_chain", fake::Fault::Status(503, None, "sealed"), 1);
-    other.misbehave("/sign", fake::Fault::Status(503, None, "sealed"), usize::MAX);
-    let force = Ask { force: true, deadline: Duration::from_secs(3), ..Ask::default() };
-    let mut seen = Vec::new();
-    std::thread::scope(|scope| {
-        let run = scope.spawn(|| site.ask(&force).exit());
-        while !run.is_finished() {
-            seen.push(site.anchors());
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        assert_eq!(run.join().unwrap(), Exit::Temporary);
-    });
-    seen.dedup();
-    assert_eq!(seen, [2, 3], "the new root never leaves it");
-}
-
 /// A certificate of a Puppet CA, whose revocation lists are wanted as a file.
 fn with_lists(fake: &Fake) -> String {
     format!(
@@ -503,6 +433,20 @@ fn a_consumer_is_told_of_a_certificate_that_the_run_itself_finds_revoked() {
     assert_ne!(site.serial("web"), first);
     assert_eq!(site.told(), 2);
     assert!(site.run().is_idle());
+}
+
+/// There is no systemd here, so etcd rests: it reads what is there when it starts.
+#[test]
+fn a_unit_that_rests_is_told_nothing_and_nothing_is_said_of_it() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    site.configure(
+        "[ca.lab.local]\n[etcd]\nca = \"lab\"\ncluster = { node01 = \"10.0.0.11\", node02 = \"10.0.0.12\" }\n",
+    );
+    let report = site.run();
+    let told: Vec<_> = report.owed.iter().map(|line| line.deed.as_str()).collect();
+    assert_eq!((report.exit(), told), (Exit::Done, vec!["reload systemd's units"]), "{}", report.done());
+    assert!(site.look().owed.is_empty() && site.run().is_idle(), "it is not owed either");
 }
 
 /// A scheduler whose kubeconfig holds its certificate, and a kubelet that reads its own at its start only.

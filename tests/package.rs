@@ -77,7 +77,7 @@ fn runs_and_tells_a_story(guest: &Guest) {
     guest.write("/etc/nodecert/config.toml", CONFIGURATION);
     guest.must("systemctl start nodecert.service");
     let story = guest.must("journalctl --boot --output=cat --identifier=nodecert --unit nodecert.service");
-    assert!((8..=13).contains(&story.lines().count()), "{story}");
+    assert!((8..=12).contains(&story.lines().count()), "{story}");
     assert!(story.ends_with("done: 2 certificates and 3 files changed\n"), "{story}");
     let found =
         guest.must("journalctl --boot --output=cat NODECERT_CERTIFICATE=etcd-peer NODECERT_REASON=absent");

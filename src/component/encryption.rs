@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::generate::{Generate, Wanted};
 use super::{Surroundings, name, read_once, tokens};
 use crate::file::{Content, File, Fill};
-use crate::keepsake::{Form, Keepsake, TEXTS};
+use crate::keepsake::{self, Form, Keepsake};
 use crate::setting::{At, Fault, SecretSource};
 
 /// `[kube-apiserver.encryption]`
@@ -62,7 +62,7 @@ impl Settings {
         Ok(Keepsake {
             name: name(KEEPSAKE),
             form: Form::CipherKey,
-            path: Path::new(TEXTS).join(KEEPSAKE),
+            path: keepsake::place(&name(KEEPSAKE)),
             trace: Some(CONFIG.into()),
             origin: wanted.origin(around)?,
             setting: wanted.setting(),

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::generate::{Generate, Wanted};
 use super::{Surroundings, open_file, read_once};
 use crate::file::{Content, File, Fill};
-use crate::keepsake::{Form, Keepsake, TEXTS};
+use crate::keepsake::{self, Form, Keepsake};
 use crate::setting::{At, Fault, Mode, Name, SecretSource};
 use std::path::{Path, PathBuf};
 
@@ -57,7 +57,7 @@ impl Token<'_> {
         };
         let name = self.keepsake_name()?;
         Ok(Keepsake {
-            path: Path::new(TEXTS).join(name.as_str()),
+            path: keepsake::place(&name),
             name,
             form: Form::Token,
             trace: None,

@@ -9,7 +9,8 @@ use crate::root::{Root, RootError};
 /// Reads a text; also says whether only its owner can read it.
 pub fn read_outside(path: &Path) -> Result<(String, bool), DiskError> {
     let (root, name) = parent(path)?;
-    read_text(&root, &name, LIMIT)?.ok_or_else(|| DiskError::Missing { path: path.to_owned() })
+    read_text(&root, &name, LIMIT)?
+        .ok_or_else(|| DiskError::Missing { path: path.to_owned(), by: "--config" })
 }
 
 /// Replaces a file whole, for all to read.
@@ -31,7 +32,7 @@ pub fn present(root: &Root, paths: &[PathBuf]) -> Result<BTreeSet<PathBuf>, Disk
 }
 
 fn parent(path: &Path) -> Result<(Root, PathBuf), DiskError> {
-    let missing = || DiskError::Missing { path: path.to_owned() };
+    let missing = || DiskError::Missing { path: path.to_owned(), by: "the command line" };
     let failed = |source| RootError::Io { action: "find", path: path.to_owned(), source };
     // As the caller sees it: links are followed wherever they lead.
     let absolute = std::fs::canonicalize(path).or_else(|_| std::path::absolute(path)).map_err(failed)?;

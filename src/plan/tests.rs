@@ -263,3 +263,19 @@ fn a_lifetime_that_is_nearly_two_runs_is_not_due_at_once_and_is_after_a_third() 
         assert_eq!(short.decide().state(), state);
     }
 }
+
+#[test]
+fn a_fleet_that_was_issued_together_is_not_due_together_and_a_host_is_always_due_at_the_same_time() {
+    let settings: Settings =
+        toml::from_str("ca = \"lab\"\ncommon_name = \"etcd\"\ndirectory = \"/etc/web/pki\"\n").unwrap();
+    let splay = |nth: usize, name: &str| {
+        let scope = Scope([("fqdn", format!("node{nth:02}.example.com").into())].into());
+        settings.expand(&Name::new(name).unwrap(), 0..0, &scope).unwrap().splay
+    };
+    let mut fleet: Vec<_> = (0..50).map(|nth| splay(nth, "web")).collect();
+    assert_eq!(fleet, (0..50).map(|nth| splay(nth, "web")).collect::<Vec<_>>());
+    assert!(splay(0, "web") != splay(0, "other"), "nor are the certificates of a host");
+    fleet.sort_by(f64::total_cmp);
+    assert!((0.0..0.1).contains(&fleet[0]) && (0.9..=1.0).contains(&fleet[49]), "{fleet:?}");
+    assert!(fleet.windows(2).all(|pair| pair[0] < pair[1] && pair[1] - pair[0] < 0.2), "{fleet:?}");
+}

@@ -1,5 +1,6 @@
 //! What every command reads first: the configuration, the host, and what the state knows of its CAs.
 
+use super::dated::Dated;
 use super::failure::{Error, Failure};
 use super::{TEXT, World};
 use crate::ca;
@@ -41,8 +42,9 @@ fn texts(root: &Root) -> Result<Vec<Text>, Error> {
         }
     }
     if texts.is_empty() {
+        let main = root.shown(Path::new(config::MAIN));
         let message =
-            format!("there is no configuration: write {}, or name a file with --config", config::MAIN);
+            format!("there is no configuration: write {}, or name a file with --config", main.display());
         return Err(Error::Config(Faults::plain(vec![message])));
     }
     Ok(texts)
@@ -103,13 +105,9 @@ pub(super) fn authority_state(ca: &Name) -> String {
     format!("ca/{ca}/authority.pem")
 }
 
-/// How the state of what a CA publishes begins: with when it was read, in seconds since 1970.
-pub(super) const READ_AT: &str = "# read at ";
-
 /// The revocation lists that a CA published when they were read last.
 pub(super) fn known_crl(root: &Root, ca: &Name) -> Result<Option<String>, DiskError> {
-    let state = disk::read_state(root, &crl_state(ca))?;
-    Ok(state.and_then(|text| Some(text.strip_prefix(READ_AT)?.split_once('\n')?.1.to_owned())))
+    Ok(Dated::read(root, &crl_state(ca))?.map(|lists| lists.text))
 }
 
 /// The fingerprint of the certificate that this host has had revoked.

@@ -10,7 +10,7 @@ use super::survey::Survey;
 use super::{Ask, Done, Run, Trusts};
 use crate::certificate::Owner;
 use crate::disk::{self, DiskError};
-use crate::file::File;
+use crate::file::{Content, File};
 use crate::node::TrustFile;
 use crate::plan::Verdict;
 use crate::report::{Action, CertificateLine, FileLine, OwedLine, Report};
@@ -29,14 +29,15 @@ impl Run<'_> {
     }
 
     /// Modes, owners and links that drifted are set right without asking anyone.
-    pub(super) fn repair(&mut self, survey: &Survey, asked: &BTreeSet<Name>) {
+    pub(super) fn repair(&mut self, survey: &mut Survey, asked: &BTreeSet<Name>) {
         let drifted = survey.drifts.iter().filter(|(name, drift)| !drift.is_empty() && asked.contains(name));
-        for (name, _) in drifted {
-            let (Some(certificate), Some(bundle)) = (survey.node.certificates.get(name), survey.bundle(name))
+        for name in drifted.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+            let (Some(certificate), Some(bundle)) =
+                (survey.node.certificates.get(&name), survey.bundle(&name))
             else {
                 continue;
             };
-            if matches!(self.done.get(name), Some(Done::Failed(_))) {
+            if matches!(self.done.get(&name), Some(Done::Failed(_))) {
                 continue;
             }
             let done = match disk::repair(self.root(), certificate, bundle, survey.now) {
@@ -45,8 +46,9 @@ impl Run<'_> {
             };
             if let Done::Repaired(what) = &done {
                 info!(certificate = %name, reason = what, "{name}: repaired: {what}");
+                survey.is_mended(&name);
             }
-            self.done.insert(name.clone(), done);
+            self.done.insert(name, done);
         }
     }
 
@@ -70,7 +72,9 @@ impl Run<'_> {
             return waiting_line(file, &waits.join(" and "));
         }
         let mut line = survey.file_line(self.world, file);
-        if line.action == Action::Keep || line.trouble.is_some() {
+        // One that is as it is to be becomes ours where nothing in it could say so, as one that puppet wrote.
+        let is_silent = matches!(file.content, Content::Part(..));
+        if line.trouble.is_some() || line.action == Action::Keep && !is_silent {
             return line;
         }
         let put = survey
@@ -193,12 +197,9 @@ impl Run<'_> {
         match self.done.get(&line.name) {
             Some(Done::Obtained(reason)) => {
                 (line.action, line.reason, line.changed) = (Action::Obtain, reason.clone(), true);
-                line.usable = true;
             }
             Some(Done::Repaired(what)) => {
                 (line.action, line.reason, line.changed) = (Action::Repair, what.clone(), true);
-                // What was gone from its place is there again.
-                line.usable = true;
             }
             Some(Done::Failed(failure)) => {
                 line.trouble = Some(failure.trouble());
@@ -220,8 +221,8 @@ impl Run<'_> {
             Some(Err(failure)) => line.trouble = Some(failure.trouble()),
             None => line.action = Action::Blocked,
         }
-        let stale = trust.cas.iter().find_map(|ca| self.stale.get(ca));
-        if let Some(failure) = stale.or_else(|| survey.unknown_anchors(trust)) {
+        let unread = trust.cas.iter().find_map(|ca| survey.unread.anchors.get(ca));
+        if let Some(failure) = unread.or_else(|| survey.unknown_anchors(trust)) {
             line.trouble = Some(failure.trouble());
         }
     }

@@ -4,15 +4,15 @@
 use std::time::{Duration, SystemTime};
 
 use super::Run;
+use super::dated::Dated;
 use super::survey::Survey;
 use crate::config::Config;
-use crate::disk::{self, DiskError};
+use crate::disk::DiskError;
 use crate::facts::Facts;
 use crate::root::Root;
 
-/// What was detected by the last run, below the time in seconds since 1970 from which it has held.
+/// What was detected by the last run, and since when it has held.
 const STATE: &str = "facts";
-const SINCE: &str = "# since ";
 /// Longer than a lease takes to come back, shorter than the time to the timer's next run.
 const SETTLE: Duration = Duration::from_secs(600);
 
@@ -26,26 +26,21 @@ pub(super) fn settles(root: &Root, config: &Config, facts: &Facts, now: SystemTi
 /// Since when it holds; `None` where no run has seen anything else.
 fn since(root: &Root, facts: &Facts, now: SystemTime) -> Option<SystemTime> {
     // A state that cannot be read delays nothing.
-    let text = disk::read_state(root, STATE).ok()??;
-    let (since, known) = text.strip_prefix(SINCE)?.split_once('\n')?;
-    if known != detected(facts) {
-        return Some(now);
-    }
+    let known = Dated::read(root, STATE).ok()??;
     // A time to come was written under a clock that was wrong.
-    Some((SystemTime::UNIX_EPOCH + Duration::from_secs(since.parse().ok()?)).min(now))
+    Some(if known.text == detected(facts) { known.since.min(now) } else { now })
 }
 
 impl Run<'_> {
     /// What is true of this host now, and since when, for the runs to come.
     pub(super) fn remember_facts(&self, survey: &Survey) -> Result<(), DiskError> {
         let since = since(self.root(), &survey.facts, survey.now).unwrap_or(SystemTime::UNIX_EPOCH);
-        let since = since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        let text = format!("{SINCE}{since}\n{}", detected(&survey.facts));
-        match disk::read_state(self.root(), STATE)? {
-            Some(there) if *there == text => Ok(()),
+        let facts = Dated { since, setting: String::new(), text: detected(&survey.facts) };
+        match Dated::read(self.root(), STATE)? {
+            Some(there) if there == facts => Ok(()),
             // All of it is configured.
-            None if detected(&survey.facts).is_empty() => Ok(()),
-            _ => disk::keep_state(self.root(), STATE, text.as_bytes()),
+            None if facts.text.is_empty() => Ok(()),
+            _ => facts.keep(self.root(), STATE),
         }
     }
 }
