@@ -402,6 +402,10 @@ impl Expanding<'_> {
 
     /// A CA can be logged in to only with a certificate that is there.
     fn logins_exist(&mut self) {
+        // What is at fault may be what was to have that certificate.
+        if !self.faults.is_empty() {
+            return;
+        }
         let there = &self.node.certificates;
         let logins = self
             .config

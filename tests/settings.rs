@@ -350,3 +350,17 @@ fn an_address_of_ipv6_stands_in_brackets_where_a_url_holds_it() {
     let Content::Yaml(kubeconfig) = &at(&node, "scheduler.conf").content else { panic!("no YAML") };
     assert_eq!(kubeconfig["clusters"][0]["cluster"]["server"], "https://[fd00::5]:6443");
 }
+
+/// What only follows from a fault is none of its own.
+#[test]
+fn a_component_at_fault_is_the_only_one() {
+    let vault = "[ca.v]\ntls.file = \"/ca.pem\"\nanchors.file = \"/ca.pem\"\nvault = { urls = [\"https://v:8200\"], mount = \"m\", auth = [{ cert = { certificate = \"etcd-server\" } }, { token = { file = \"/t\" } }] }\n";
+    let etcd =
+        |cluster: &str| format!("{vault}[etcd]\nca = \"v\"\ncluster = {{ {cluster} = \"10.0.0.5\" }}\n");
+    let faults = expanded(&etcd("node01")).expect_err("not in its cluster");
+    assert!(faults.contains("no entry for this host") && !faults.contains("logged in to"), "{faults}");
+    assert!(
+        expanded(&etcd("cp1").replace("etcd-server", "etcd-sever"))
+            .is_err_and(|why| why.contains("logged in to"))
+    );
+}
