@@ -29,7 +29,8 @@ impl Run<'_> {
         }
     }
 
-    /// Modes, owners and links that drifted are set right without asking anyone.
+    /// Modes, owners and links that drifted are set right without asking anyone, also where a CA that was asked for
+    /// another certificate is away.
     pub(super) fn repair(&mut self, survey: &mut Survey, asked: &BTreeSet<Name>) {
         let drifted = survey.drifts.iter().filter(|(name, drift)| !drift.is_empty() && asked.contains(name));
         for name in drifted.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
@@ -38,9 +39,6 @@ impl Run<'_> {
             else {
                 continue;
             };
-            if matches!(self.done.get(&name), Some(Done::Failed(_))) {
-                continue;
-            }
             let done = match disk::repair(self.root(), certificate, bundle, survey.now) {
                 Ok(mended) => Done::Repaired(mended.join("; ")),
                 Err(error) => Done::Failed(error.into()),
@@ -49,7 +47,8 @@ impl Run<'_> {
                 info!(certificate = %name, reason = what, "{name}: repaired: {what}");
                 survey.is_mended(&name);
             }
-            self.done.insert(name, done);
+            // What failed before is said.
+            self.done.entry(name).or_insert(done);
         }
     }
 
