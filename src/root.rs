@@ -1,7 +1,7 @@
 //! The directory that everything lies below: `/`, or the tree that `--root` names.
 //!
-//! Paths are resolved by openat2(2) with `RESOLVE_IN_ROOT`, so that an absolute link or `..` inside
-//! a tree stays inside it; what is then done to a file is done relative to the descriptor of its
+//! Paths of a tree are resolved by openat2(2) with `RESOLVE_IN_ROOT`, so that an absolute link or `..` inside
+//! it stays inside it; what is then done to a file is done relative to the descriptor of its
 //! directory, so that no one can swap the directory in between. Linux 5.6 or newer.
 
 mod dir;
@@ -254,14 +254,19 @@ impl Root {
             .ok_or_else(|| RootError::io("take as a file", self.shown(path), Errno::EISDIR))
     }
 
-    /// openat2(2) answers EAGAIN when a rename elsewhere made it lose its way; a few times is plenty.
+    /// openat2(2) answers EAGAIN when a rename elsewhere made it lose its way; a few times is plenty. On the live
+    /// host every path stays below the root by itself, and the units' sandbox has no openat2(2).
     fn resolve(&self, path: &Path, flags: OFlag) -> Result<OwnedFd, Errno> {
+        let flags = flags | OFlag::O_CLOEXEC;
         let how = OpenHow::new()
-            .flags(flags | OFlag::O_CLOEXEC)
+            .flags(flags)
             .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
         let mut answer = Err(Errno::EAGAIN);
         for _ in 0..16 {
-            answer = openat2(self.dir.fd(), path, how);
+            answer = match self.live {
+                true => openat(self.dir.fd(), path, flags, Mode::empty()),
+                false => openat2(self.dir.fd(), path, how),
+            };
             if !matches!(answer, Err(Errno::EAGAIN | Errno::EINTR)) {
                 break;
             }
