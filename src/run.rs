@@ -1,9 +1,9 @@
 //! The flow, to be read from top to bottom. This room alone calls those that do I/O.
 //!
 //! ```text
-//! begin         lock -> in service? -> clock -> survey -> owe
+//! begin         lock -> in service? -> clock -> survey -> keepsakes -> owe
 //! waves         { CAs side by side { anchors -> trust files -> obtain } }
-//! settle_files  trust files -> repair -> keepsakes -> files
+//! settle_files  trust files -> repair -> files
 //! finish        pay -> used secrets -> report
 //! ```
 
@@ -115,10 +115,10 @@ fn note(world: &World, done: &Result<(Report, Facts), Error>) {
 }
 
 async fn bring(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
-    let Begun { lock, mut survey, asked, mut run, debts } = begin(world, ask).await?;
+    let Begun { lock, mut survey, asked, mut run, kept, debts } = begin(world, ask).await?;
     run.waves(&mut survey, &asked, ask).await;
-    let files = run.settle_files(&mut survey, &asked);
-    let report = run.finish(&survey, ask, &files, debts).await?;
+    let files = [kept, run.settle_files(&mut survey, &asked)].concat();
+    let report = run.finish(&survey, ask, files, debts).await?;
     // What a disk refused may be lying about half done.
     if report.exit() != Exit::Fault {
         lock.release();
@@ -134,11 +134,28 @@ pub fn plan(survey: &Survey, world: &World, only: &[Name]) -> Result<Report, Err
 
 /// What is there and what `run` would do about it, without doing it.
 pub fn status(survey: &Survey, world: &World, only: &[Name]) -> Result<Report, Error> {
+    told(survey, world, only, Vec::new())
+}
+
+/// The same, where some files have just been looked at.
+fn told(survey: &Survey, world: &World, only: &[Name], seen: Vec<FileLine>) -> Result<Report, Error> {
     let asked = survey.asked(only)?;
     let chosen = survey.node.certificates.values().filter(|certificate| asked.contains(&certificate.name));
-    let mut files: Vec<_> = survey.node.trusts.iter().map(|trust| survey.trust_line(world, trust)).collect();
-    files.extend(survey.node.keepsakes.iter().flat_map(|keepsake| keep::lines(world, keepsake)));
-    files.extend(survey.node.files.iter().map(|file| survey.file_line(world, file)));
+    let seen: BTreeMap<_, _> = seen.into_iter().map(|line| (line.path.clone(), line)).collect();
+    let line = |path: &Path, look: &dyn Fn() -> FileLine| seen.get(path).cloned().unwrap_or_else(look);
+    let look = |keepsake| {
+        keep::lines(world, keepsake).into_iter().map(|found| line(&found.path, &|| found.clone())).collect()
+    };
+    let trusts = survey.node.trusts.iter();
+    let mut files: Vec<_> =
+        trusts.map(|trust| line(&trust.path, &|| survey.trust_line(world, trust))).collect();
+    let keepsakes = survey.node.keepsakes.iter();
+    files.extend(keepsakes.flat_map(|keepsake| {
+        let known: Option<Vec<_>> = keepsake.paths().map(|path| seen.get(path).cloned()).collect();
+        known.unwrap_or_else(|| look(keepsake))
+    }));
+    let rendered = survey.node.files.iter();
+    files.extend(rendered.map(|file| line(&file.path, &|| survey.file_line(world, file))));
     if !only.is_empty() {
         let concerned = survey.concerned(&asked);
         files.retain(|line| concerned.contains(line.path.as_path()));
@@ -215,9 +232,7 @@ impl<'a> Run<'a> {
     fn settle_files(&mut self, survey: &mut Survey, asked: &BTreeSet<Name>) -> Vec<FileLine> {
         self.trust_files(survey, asked);
         self.repair(survey, asked);
-        let mut files = self.keepsakes(survey, asked);
-        files.extend(self.files(survey, asked));
-        files
+        self.files(survey, asked)
     }
 
     /// Tells who is to be told, lets go of what is not needed any more, and says what was done.
@@ -225,7 +240,7 @@ impl<'a> Run<'a> {
         &self,
         survey: &Survey,
         ask: &Ask,
-        files: &[FileLine],
+        files: Vec<FileLine>,
         debts: Vec<Debt>,
     ) -> Result<Report, Error> {
         let paid = self.pay(survey, debts).await;
