@@ -153,9 +153,9 @@ fn write_holder(file: &mut File, holder: &str) -> std::io::Result<()> {
 
 /// Who holds it, empty once it was given back; `None` in a new file.
 fn read_holder(file: &mut File) -> Option<String> {
-    let mut text = String::new();
-    file.take(20).read_to_string(&mut text).ok()?;
-    Some(text.strip_suffix('\n')?.trim().to_owned())
+    let mut line = [0; 20];
+    let length = file.read(&mut line).ok()?;
+    Some(std::str::from_utf8(line.get(..length)?).ok()?.strip_suffix('\n')?.trim().to_owned())
 }
 
 /// Says which users besides root may own the directories that files are put into: those that own some.

@@ -183,6 +183,7 @@ impl Expanding<'_> {
             self.faults.push(Fault::at(ttl.span(), format!("certificate {name}: {why}")));
         }
         if let Some(ca) = ca {
+            certificate.backdated = ca.backdates();
             if ca.keeps_names() && settings.rotate_key.is_none() {
                 certificate.rotate_key = false;
             }

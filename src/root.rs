@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, stat};
 use nix::unistd::geteuid;
 
 pub use dir::{Dir, Written};
@@ -148,8 +148,13 @@ impl Root {
 
     /// Opens the directory; makes it where it is missing, as for a first look at a demo.
     pub fn make(path: &Path) -> Result<Self, RootError> {
+        match Self::open(path) {
+            Err(RootError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            opened => return opened,
+        }
+        let action = "create the root directory";
         std::fs::create_dir_all(path).map_err(|source| RootError::Io {
-            action: "create the root directory",
+            action,
             path: path.into(),
             source,
         })?;
@@ -266,10 +271,8 @@ impl Root {
 }
 
 fn is_slash(top: &Meta) -> Result<bool, RootError> {
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let slash = openat(AT_FDCWD, "/", flags, Mode::empty())
-        .map_err(|errno| RootError::io("open the root directory", "/", errno))?;
-    Ok(top.is_same(&Dir::new(slash, "/".into()).meta()?))
+    let slash = stat("/").map_err(|errno| RootError::io("look at", "/", errno))?;
+    Ok(top.is_same(&Meta::of(&slash)))
 }
 
 #[cfg(test)]
@@ -338,6 +341,19 @@ mod tests {
         let missing = Root::open(&temp.path().join("nowhere")).unwrap_err();
         assert!(missing.to_string().starts_with("cannot open the root directory"), "{missing}");
         assert!(!Root::make(&temp.path().join("now/here")).unwrap().is_live());
+    }
+
+    #[test]
+    fn a_file_is_read_to_its_end_whatever_its_length_is_said_to_be() {
+        let root = Root::open(Path::new("/")).unwrap();
+        let said = root.read(Path::new("/proc/sys/kernel/ostype"), 100).unwrap().unwrap();
+        assert_eq!((said.meta.size, said.content.as_slice()), (0, &b"Linux\n"[..]));
+        let (temp, root) = tree();
+        for content in ["", "x", "two\nlines"] {
+            fs::write(temp.path().join("tree/etc/x"), content).unwrap();
+            let read = root.read(Path::new("/etc/x"), 9).unwrap().unwrap();
+            assert_eq!(*read.content, content.as_bytes());
+        }
     }
 
     #[test]

@@ -119,7 +119,7 @@ async fn bring(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
     run.waves(&mut survey, &asked, ask).await;
     let mut files = kept;
     files.extend(run.settle_files(&mut survey, &asked));
-    let report = run.finish(&survey, ask, &files, debts).await?;
+    let report = run.finish(&survey, ask, files, debts).await?;
     // What a disk refused may be lying about half done.
     if report.exit() != Exit::Fault {
         lock.release();
@@ -135,11 +135,28 @@ pub fn plan(survey: &Survey, world: &World, only: &[Name]) -> Result<Report, Err
 
 /// What is there and what `run` would do about it, without doing it.
 pub fn status(survey: &Survey, world: &World, only: &[Name]) -> Result<Report, Error> {
+    told(survey, world, only, Vec::new())
+}
+
+/// The same, where some files have just been looked at.
+fn told(survey: &Survey, world: &World, only: &[Name], seen: Vec<FileLine>) -> Result<Report, Error> {
     let asked = survey.asked(only)?;
     let chosen = survey.node.certificates.values().filter(|certificate| asked.contains(&certificate.name));
-    let mut files: Vec<_> = survey.node.trusts.iter().map(|trust| survey.trust_line(world, trust)).collect();
-    files.extend(survey.node.keepsakes.iter().flat_map(|keepsake| keep::lines(world, keepsake)));
-    files.extend(survey.node.files.iter().map(|file| survey.file_line(world, file)));
+    let seen: BTreeMap<_, _> = seen.into_iter().map(|line| (line.path.clone(), line)).collect();
+    let line = |path: &Path, look: &dyn Fn() -> FileLine| seen.get(path).cloned().unwrap_or_else(look);
+    let look = |keepsake| {
+        keep::lines(world, keepsake).into_iter().map(|found| line(&found.path, &|| found.clone())).collect()
+    };
+    let trusts = survey.node.trusts.iter();
+    let mut files: Vec<_> =
+        trusts.map(|trust| line(&trust.path, &|| survey.trust_line(world, trust))).collect();
+    let keepsakes = survey.node.keepsakes.iter();
+    files.extend(keepsakes.flat_map(|keepsake| {
+        let known: Option<Vec<_>> = keepsake.paths().map(|path| seen.get(path).cloned()).collect();
+        known.unwrap_or_else(|| look(keepsake))
+    }));
+    let rendered = survey.node.files.iter();
+    files.extend(rendered.map(|file| line(&file.path, &|| survey.file_line(world, file))));
     if !only.is_empty() {
         let concerned = survey.concerned(&asked);
         files.retain(|line| concerned.contains(line.path.as_path()));
@@ -224,7 +241,7 @@ impl<'a> Run<'a> {
         &self,
         survey: &Survey,
         ask: &Ask,
-        files: &[FileLine],
+        files: Vec<FileLine>,
         debts: Vec<Debt>,
     ) -> Result<Report, Error> {
         let paid = self.pay(survey, debts).await;

@@ -342,7 +342,8 @@ fn a_second_run_waits_for_the_first_a_bounded_time() {
     let ask = Ask { deadline: Duration::from_millis(700), ..Ask::default() };
     let refused = wait(run::run(&site.world, &ask)).unwrap_err();
     assert_eq!(refused.exit(), Exit::Temporary);
-    assert!(began.elapsed() >= Duration::from_millis(650), "{:?}", began.elapsed());
+    let waited = Duration::from_millis(650)..Duration::from_secs(30);
+    assert!(waited.contains(&began.elapsed()), "{:?}", began.elapsed());
     let said = nodecert::setting::chain(&refused);
     assert!(said.contains(&format!("process {}", std::process::id())), "{said}");
     assert_eq!(

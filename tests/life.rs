@@ -100,6 +100,26 @@ fn a_consumer_is_told_of_a_change_once_and_of_nothing_else() {
 }
 
 #[test]
+fn a_hook_is_called_for_what_it_names_alone() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    let (leaf, ca) = (site.path("leaf"), site.path("ca"));
+    let run = |file: &std::path::Path| format!("[\"/bin/sh\", \"-c\", \"echo told >>{}\"]", file.display());
+    let (of_leaf, of_ca) = (run(&leaf), run(&ca));
+    site.configure(&format!(
+        "hooks = [{{ on = [\"leaf\"], run = {of_leaf} }}, {{ on = [\"ca\"], run = {of_ca} }}]\n"
+    ));
+    let told = || [&leaf, &ca].map(|file| fs::read_to_string(file).unwrap_or_default().lines().count());
+    site.run();
+    assert_eq!(told(), [1, 1]);
+    site.ask(&Ask { force: true, ..Ask::default() });
+    assert_eq!(told(), [2, 1]);
+    fake.add_root();
+    site.later(&fake, 25 * HOUR);
+    assert_eq!((site.run().exit(), site.anchors(), told()), (Exit::Done, 2, [2, 2]));
+}
+
+#[test]
 fn a_consumer_is_told_when_all_that_it_reads_is_there() {
     let fake = Fake::start();
     let site = Site::new(&fake);
@@ -145,6 +165,34 @@ fn a_hook_that_fails_stays_owed_until_it_is_done() {
     assert_eq!((site.run().exit(), site.told()), (Exit::Done, 1));
     assert!(site.run().is_idle() && site.look().owed.is_empty());
     assert_eq!(site.told(), 1);
+}
+
+#[test]
+fn what_will_be_owed_is_written_down_before_anything_changes() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    site.configure(&hook(&site).replace("run =", "on = [\"leaf\"], run ="));
+    let owed = while_the_ca_is_asked(&fake, &site, || {
+        fs::read_to_string(site.path("var/lib/nodecert/owed.json")).unwrap_or_default()
+    });
+    assert!(owed.contains("echo told"), "{owed}");
+    assert!(site.look().owed.is_empty(), "nothing has changed");
+}
+
+/// What is to be seen in the middle of a run: the CA has the request, and says nothing.
+fn while_the_ca_is_asked<T>(fake: &Fake, site: &Site, look: impl FnOnce() -> T) -> T {
+    fake.forget();
+    fake.misbehave("/sign", fake::Fault::Hang, 1);
+    let is_asked = || fake.asked().iter().any(|asked| asked.contains("/sign"));
+    std::thread::scope(|scope| {
+        let run = scope.spawn(|| site.ask(&Ask { deadline: Duration::from_secs(5), ..Ask::default() }));
+        while !is_asked() && !run.is_finished() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let seen = look();
+        assert_eq!(run.join().unwrap().exit(), Exit::Temporary);
+        seen
+    })
 }
 
 #[test]
@@ -210,6 +258,19 @@ fn a_copied_machine_makes_each_certificate_anew_once_even_while_one_ca_is_away()
 }
 
 #[test]
+fn a_copied_machine_knows_its_keys_for_another_s_also_when_the_power_goes_in_the_middle() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    fs::write(site.path("etc/machine-id"), "0123456789abcdef0123456789abcdef\n").unwrap();
+    site.run();
+    let own = "fedcba9876543210fedcba9876543210\n";
+    fs::write(site.path("etc/machine-id"), own).unwrap();
+    let state = ["machine-id", "cloned"].map(|file| site.path("var/lib/nodecert").join(file));
+    let seen = while_the_ca_is_asked(&fake, &site, || state.map(|file| fs::read_to_string(file).unwrap()));
+    assert_eq!(seen, [own, "web"]);
+}
+
+#[test]
 fn what_drifted_is_mended_in_the_run_that_learns_the_anchors() {
     let fake = Fake::start();
     let site = Site::new(&fake);
@@ -219,6 +280,21 @@ fn what_drifted_is_mended_in_the_run_that_learns_the_anchors() {
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
     let report = site.run();
     assert_eq!((report.exit(), actions(&report)), (Exit::Done, vec![Action::Repair]));
+    assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn what_drifted_is_mended_while_the_ca_is_away_too_and_that_it_is_away_is_said() {
+    use std::os::unix::fs::PermissionsExt;
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    site.run();
+    let key = fs::canonicalize(site.path("etc/web/pki/web.key")).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    site.later(&fake, 5 * DAY);
+    fake.misbehave("/v1/", fake::Fault::Status(503, None, "sealed"), usize::MAX);
+    let report = site.ask(&Ask { deadline: Duration::from_secs(1), ..Ask::default() });
+    assert!(report.exit() == Exit::Temporary && report.certificates[0].usable, "{}", report.done());
     assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
@@ -264,6 +340,7 @@ fn a_request_that_a_power_cut_brings_back_does_not_bring_back_its_key() {
 fn a_changed_address_leads_to_a_new_certificate_once_it_has_held() {
     let fake = Fake::start();
     let mut site = Site::detecting(&fake);
+    site.stand_still(&fake);
     assert_eq!(
         (site.run().exit(), actions(&site.look())),
         (Exit::Done, vec![Action::Keep]),
@@ -338,6 +415,28 @@ fn what_the_configuration_asks_for_waits_for_nothing() {
     assert_eq!(actions(&site.run()), [Action::Blocked], "it is seen for the first time");
     site.later(&fake, 61);
     assert_eq!(actions(&site.run()), [Action::Obtain]);
+}
+
+#[test]
+fn an_address_of_the_configuration_waits_for_nothing_either() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    site.reconfigure("ips = [\"10.0.0.11\"]", "ips = [\"{{ addresses }}\"]");
+    site.run();
+    site.reconfigure("addresses = [\"10.0.0.11\"]", "addresses = [\"10.0.0.12\"]");
+    assert_eq!(actions(&site.run()), [Action::Obtain]);
+}
+
+#[test]
+fn a_clock_that_was_ahead_holds_a_new_address_back_no_longer_than_another() {
+    let fake = Fake::start();
+    let mut site = Site::detecting(&fake);
+    site.run();
+    site.has_addresses("10.0.0.12");
+    for (clock, action) in [(DAY, Action::Blocked), (HOUR, Action::Blocked), (HOUR + 600, Action::Obtain)] {
+        site.later(&fake, clock);
+        assert_eq!(actions(&site.run()), [action], "{clock}");
+    }
 }
 
 #[test]
@@ -422,7 +521,9 @@ fn what_cannot_be_read_when_it_is_judged_again_is_said() {
 fn a_consumer_is_told_of_a_certificate_that_the_run_itself_finds_revoked() {
     let fake = Fake::start();
     let site = Site::new(&fake);
-    fs::write(site.path("config.toml"), with_lists(&fake) + &hook(&site)).unwrap();
+    // The list alone is read again: what the server's own certificate leads to are the anchors too.
+    let config = with_lists(&fake).replace("anchors.published = true\n", "");
+    fs::write(site.path("config.toml"), config + &hook(&site)).unwrap();
     fs::write(site.path("allowed"), "").unwrap();
     assert_eq!((site.run().exit(), site.told()), (Exit::Done, 1));
     let first = site.serial("web");

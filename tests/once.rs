@@ -91,6 +91,19 @@ fn a_changed_address_does_not_take_the_way_in_away() {
 }
 
 #[test]
+fn what_was_unwrapped_gives_way_to_another_token_that_came_since() {
+    let fake = Fake::start();
+    let site = site(&fake, "");
+    fake.misbehave("/approle/login", SEALED, usize::MAX);
+    assert_eq!(site.run().exit(), Exit::Temporary);
+    fake.behave();
+    fake.forget();
+    give(&site, &fake.wrap("auth/approle/role/etcd/secret-id"));
+    assert_eq!(site.run().exit(), Exit::Done);
+    assert!(paths(&fake).iter().any(|path| path.ends_with("wrapping/unwrap")), "{:?}", paths(&fake));
+}
+
+#[test]
 fn a_secret_is_kept_for_as_long_as_the_certificate_is_not_enough() {
     let fake = Fake::start();
     let site = site(&fake, ", wipe = true");

@@ -456,6 +456,8 @@ fn a_stored_request_with_another_key_is_not_waited_for() {
     let theirs = fake.request_of("web.example.com");
     let host = host(&fake);
     good_run(&host, "").exits(REFUSED).says("another key").says(CLEAN);
+    let told = good_run(&host, "--format json").exits(REFUSED).json();
+    assert_eq!(told["certificates"][0]["action"], "blocked", "{told}");
     assert_eq!(fake.request_of("web.example.com"), theirs);
     fake.sign_request("web.example.com");
     good_run(&host, "").exits(REFUSED).says("signed it for another key").says(CLEAN);

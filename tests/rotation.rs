@@ -59,7 +59,7 @@ fn a_ca_that_is_away_when_its_anchors_are_to_be_read_again_leaves_what_is_there_
     let report = site.run();
     assert_eq!((report.exit(), actions(&report)), (Exit::Temporary, vec![Action::Keep]));
     assert_eq!(site.anchors(), 1);
-    let boot = site.ask(&Ask { missing: true, ..Ask::default() });
+    let boot = site.ask(&Ask { missing: true, deadline: Duration::from_secs(2), ..Ask::default() });
     assert!(boot.is_idle(), "a boot does not wait for what is merely due");
 }
 
@@ -143,7 +143,7 @@ fn pins_that_are_published_no_longer_are_named_by_the_run_that_reads_them_again(
     assert!(site.run().is_idle());
     site.later(&fake, 25 * HOUR);
     is_refused(&site, &site.run(), &site.serial("web"), &new);
-    let boot = site.ask(&Ask { missing: true, ..Ask::default() });
+    let boot = site.ask(&Ask { missing: true, deadline: Duration::from_secs(2), ..Ask::default() });
     assert!(boot.is_idle(), "a boot does not ask for what it does not need: {}", boot.done());
 }
 

@@ -86,18 +86,20 @@ pub(super) const MACHINE: &str = "machine-id";
 /// The certificates that are still another machine's, a line each.
 pub(super) const CLONED: &str = "cloned";
 
-/// State that was made on another machine came here by copying a disk: its keys are someone else's too.
-pub(super) fn cloned(root: &Root, facts: &Facts, node: &Node) -> BTreeSet<Name> {
+/// Whether the state is said to be this machine's, and what is not. State that was made on another machine came here
+/// by copying a disk: its keys are someone else's too.
+pub(super) fn cloned(root: &Root, facts: &Facts, node: &Node) -> (bool, BTreeSet<Name>) {
     // What cannot be read here is the trouble of each certificate below.
     let read = |state| disk::read_state(root, state).ok().flatten();
     let names = node.certificates.keys();
     match (&facts.machine_id, read(MACHINE)) {
-        (Some(here), Some(made)) if made.trim() != here.value => names.cloned().collect(),
+        (Some(here), Some(made)) if made.trim() != here.value => (false, names.cloned().collect()),
         (Some(_), Some(_)) => {
             let listed = read(CLONED).unwrap_or_default();
-            names.filter(|name| listed.lines().any(|line| line == name.as_str())).cloned().collect()
+            let listed = |name: &&Name| listed.lines().any(|line| line == name.as_str());
+            (true, names.filter(listed).cloned().collect())
         }
-        _ => BTreeSet::new(),
+        _ => (false, BTreeSet::new()),
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tracing::{info, warn};
 
 use super::failure::{Error, Failure};
+use super::lines::file_line;
 use super::load::{CLONED, MACHINE};
 use super::survey::Survey;
 use super::{Ask, Done, Run, Trusts};
@@ -28,7 +29,8 @@ impl Run<'_> {
         }
     }
 
-    /// Modes, owners and links that drifted are set right without asking anyone.
+    /// Modes, owners and links that drifted are set right without asking anyone, also where a CA that was asked for
+    /// another certificate is away.
     pub(super) fn repair(&mut self, survey: &mut Survey, asked: &BTreeSet<Name>) {
         let drifted = survey.drifts.iter().filter(|(name, drift)| !drift.is_empty() && asked.contains(name));
         for name in drifted.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
@@ -37,9 +39,6 @@ impl Run<'_> {
             else {
                 continue;
             };
-            if matches!(self.done.get(&name), Some(Done::Failed(_))) {
-                continue;
-            }
             let done = match disk::repair(self.root(), certificate, bundle, survey.now) {
                 Ok(mended) => Done::Repaired(mended.join("; ")),
                 Err(error) => Done::Failed(error.into()),
@@ -48,7 +47,8 @@ impl Run<'_> {
                 info!(certificate = %name, reason = what, "{name}: repaired: {what}");
                 survey.is_mended(&name);
             }
-            self.done.insert(name, done);
+            // What failed before is said.
+            self.done.entry(name).or_insert(done);
         }
     }
 
@@ -136,10 +136,11 @@ impl Run<'_> {
     /// The state is this machine's from now on; what was made on another is on a list until it is made anew.
     fn remember_machine(&self, survey: &Survey) -> Result<(), DiskError> {
         let Some(id) = &survey.facts.machine_id else { return Ok(()) };
-        let known = disk::read_state(self.root(), MACHINE)?;
-        if known.is_some_and(|known| known.trim() == id.value) {
+        if survey.at_home {
             return Ok(());
         }
+        // What could not be read before is no reason to write over it.
+        disk::read_state(self.root(), MACHINE)?;
         self.list_cloned(&survey.cloned)?;
         disk::keep_state(self.root(), MACHINE, format!("{}\n", id.value).as_bytes())
     }
@@ -168,17 +169,18 @@ impl Run<'_> {
         &self,
         survey: &Survey,
         ask: &Ask,
-        files: &[FileLine],
+        mut files: Vec<FileLine>,
         owed: Vec<OwedLine>,
     ) -> Result<Report, Error> {
-        let mut report = super::status(survey, self.world, &ask.only)?;
+        let as_wanted = |trust: &&TrustFile| {
+            matches!(self.trusts.get(&trust.path), Some(Ok(_))) && survey.trusted(trust).is_some()
+        };
+        let trusts = survey.node.trusts.iter().filter(as_wanted);
+        files.extend(trusts.map(|trust| file_line("ca".to_owned(), &trust.path, Ok(None))));
+        let mut report = super::told(survey, self.world, &ask.only, files)?;
         report.certificates.iter_mut().for_each(|line| self.tell_certificate(line, survey, ask));
-        let acted: BTreeMap<_, _> = files.iter().map(|acted| (&acted.path, acted)).collect();
         let trusts: BTreeMap<_, _> = survey.node.trusts.iter().map(|trust| (&trust.path, trust)).collect();
         for line in &mut report.files {
-            if let Some(acted) = acted.get(&line.path) {
-                line.clone_from(acted);
-            }
             if let Some(trust) = trusts.get(&line.path) {
                 self.tell_trust(line, survey, trust);
             }

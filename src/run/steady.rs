@@ -19,24 +19,25 @@ const SETTLE: Duration = Duration::from_secs(600);
 /// Until when what is true of this host now must hold; `None` where it has, or was never different.
 pub(super) fn settles(root: &Root, config: &Config, facts: &Facts, now: SystemTime) -> Option<SystemTime> {
     let settle = config.node.settle.map_or(SETTLE, |settle| settle.0);
-    let until = since(root, facts, now)? + settle;
+    // A state that cannot be read delays nothing.
+    let until = since(&Dated::read(root, STATE).ok()??, facts, now) + settle;
     (until > now).then_some(until)
 }
 
-/// Since when it holds; `None` where no run has seen anything else.
-fn since(root: &Root, facts: &Facts, now: SystemTime) -> Option<SystemTime> {
-    // A state that cannot be read delays nothing.
-    let known = Dated::read(root, STATE).ok()??;
-    // A time to come was written under a clock that was wrong.
-    Some(if known.text == detected(facts) { known.since.min(now) } else { now })
+/// Since when it holds. A time to come was written under a clock that was wrong.
+fn since(known: &Dated, facts: &Facts, now: SystemTime) -> SystemTime {
+    if known.text == detected(facts) { known.since.min(now) } else { now }
 }
 
 impl Run<'_> {
     /// What is true of this host now, and since when, for the runs to come.
     pub(super) fn remember_facts(&self, survey: &Survey) -> Result<(), DiskError> {
-        let since = since(self.root(), &survey.facts, survey.now).unwrap_or(SystemTime::UNIX_EPOCH);
+        let there = Dated::read(self.root(), STATE)?;
+        let since = there.as_ref().map(|there| since(there, &survey.facts, survey.now));
+        // Where no run has seen anything else it has always held.
+        let since = since.unwrap_or(SystemTime::UNIX_EPOCH);
         let facts = Dated { since, setting: String::new(), text: detected(&survey.facts) };
-        match Dated::read(self.root(), STATE)? {
+        match there {
             Some(there) if there == facts => Ok(()),
             // All of it is configured.
             None if facts.text.is_empty() => Ok(()),

@@ -35,6 +35,8 @@ pub struct Survey {
     pub(super) gone: BTreeSet<Name>,
     /// The certificates whose files cannot be read, or lie where someone else's do.
     pub(super) unreadable: BTreeMap<Name, Failure>,
+    /// Whether the state says that it is this machine's.
+    pub(super) at_home: bool,
     /// The certificates that were made on another machine.
     pub(super) cloned: BTreeSet<Name>,
     pub(super) unread: Unread,
@@ -56,7 +58,7 @@ pub fn survey(world: &World, force: bool) -> Result<Survey, Error> {
     let facts = gather(world, &config)?;
     let present = disk::present(&world.root, &node::probes(&config)).map_err(Error::Disk)?;
     let node = node::expand(&config, &facts, &present).map_err(Error::Config)?;
-    let cloned = cloned(&world.root, &facts, &node);
+    let (at_home, cloned) = cloned(&world.root, &facts, &node);
     let now = world.clock.now();
     let settles = steady::settles(&world.root, &config, &facts, now);
     let known =
@@ -72,6 +74,7 @@ pub fn survey(world: &World, force: bool) -> Result<Survey, Error> {
         unreadable: BTreeMap::new(),
         unread: Unread::default(),
         gone: BTreeSet::new(),
+        at_home,
         cloned,
         settles,
         now,

@@ -154,6 +154,7 @@ common_name = "node01"
 dns = ["node01"]
 ips = ["10.0.0.11"]
 ttl = "6d"
+spread = false
 directory = "/etc/web/pki"
 "#
     )
