@@ -30,8 +30,8 @@ const SAID_LINES: usize = 5;
 
 /// Does it, and waits for its end. The error says what was run and its last lines.
 pub fn perform(deed: &Deed, stop: &Stop) -> Result<(), String> {
-    // sd_booted(3): in a container or a chroot no one reads units, and there is no one to tell.
-    if *deed == Deed::DaemonReload && !sd_notify::booted().unwrap_or(false) {
+    // sd_booted(3): in a container or a chroot no unit runs, and there is no one to tell.
+    if !matches!(deed, Deed::Run(_)) && !sd_notify::booted().unwrap_or(false) {
         return Ok(());
     }
     let argv = argv(deed);

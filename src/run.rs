@@ -1,9 +1,9 @@
 //! The flow, to be read from top to bottom. This room alone calls those that do I/O.
 //!
 //! ```text
-//! begin         lock -> in service? -> clock -> survey -> owe
+//! begin         lock -> in service? -> clock -> survey -> keepsakes -> owe
 //! waves         { CAs side by side { anchors -> trust files -> obtain } }
-//! settle_files  trust files -> repair -> keepsakes -> files
+//! settle_files  trust files -> repair -> files
 //! finish        pay -> used secrets -> report
 //! ```
 
@@ -115,9 +115,9 @@ fn note(world: &World, done: &Result<(Report, Facts), Error>) {
 }
 
 async fn bring(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
-    let Begun { lock, mut survey, asked, mut run, debts } = begin(world, ask).await?;
+    let Begun { lock, mut survey, asked, mut run, kept, debts } = begin(world, ask).await?;
     run.waves(&mut survey, &asked, ask).await;
-    let files = run.settle_files(&mut survey, &asked);
+    let files = [kept, run.settle_files(&mut survey, &asked)].concat();
     let report = run.finish(&survey, ask, files, debts).await?;
     // What a disk refused may be lying about half done.
     if report.exit() != Exit::Fault {
@@ -232,9 +232,7 @@ impl<'a> Run<'a> {
     fn settle_files(&mut self, survey: &mut Survey, asked: &BTreeSet<Name>) -> Vec<FileLine> {
         self.trust_files(survey, asked);
         self.repair(survey, asked);
-        let mut files = self.keepsakes(survey, asked);
-        files.extend(self.files(survey, asked));
-        files
+        self.files(survey, asked)
     }
 
     /// Tells who is to be told, lets go of what is not needed any more, and says what was done.

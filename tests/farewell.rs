@@ -374,12 +374,12 @@ etcd_servers = ["https://10.0.0.11:2379"]
 token = { file = "/etc/nodecert/monitor" }
 kubeconfig = "/etc/kubernetes/monitor.conf"
 [kube-apiserver.encryption]
-generate = true
+generate = "node01"
 [kube-controller-manager]
 [kube-scheduler]
 embed = true
 [service-account]
-generate = true
+generate = "node01"
 kind = "p256"
 "#;
 

@@ -12,6 +12,7 @@ mod fake;
 mod site;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, SystemTime};
 
 use fake::Fake;
@@ -271,7 +272,6 @@ fn a_copied_machine_knows_its_keys_for_another_s_also_when_the_power_goes_in_the
 
 #[test]
 fn what_drifted_is_mended_in_the_run_that_learns_the_anchors() {
-    use std::os::unix::fs::PermissionsExt;
     let fake = Fake::start();
     let site = Site::new(&fake);
     site.run();
@@ -578,7 +578,7 @@ fn what_is_read_at_the_start_only_is_started_again_with_a_new_certificate() {
     site.ask(&Ask { force: true, ..Ask::default() });
     assert_ne!(kubeconfig(), first);
 
-    // There is no systemd here: what it would be told stays owed.
+    // There is no systemd here, and so no unit that runs: what it would be told is said all the same.
     site.world.tells = true;
     assert!(site.run().is_idle());
     let second = fs::read_to_string(site.path("etc/kubernetes/scheduler.conf")).unwrap();
@@ -589,4 +589,37 @@ fn what_is_read_at_the_start_only_is_started_again_with_a_new_certificate() {
         (owed, second == third),
         (vec!["restart kube-scheduler.service", "restart kubelet.service"], false)
     );
+}
+
+/// A control plane with a token that the operator gives.
+const TOKENS: &str = r#"
+[ca.k8s.local]
+[kube-apiserver]
+ca = "k8s"
+service_cidr = "10.96.0.0/12"
+etcd_servers = ["https://10.0.0.5:2379"]
+[kube-apiserver.tokens.monitor]
+token = { file = "/etc/nodecert/monitor" }
+replace = true
+"#;
+
+#[test]
+fn a_token_that_is_given_anew_restarts_who_reads_it_at_its_start_only() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    site.configure(TOKENS);
+    let give = |token: &str| {
+        fs::write(site.path("etc/nodecert/monitor"), token).unwrap();
+        fs::set_permissions(site.path("etc/nodecert/monitor"), PermissionsExt::from_mode(0o600)).unwrap();
+    };
+    give("the-first");
+    assert_eq!(site.run().exit(), Exit::Done);
+    assert!(site.run().is_idle());
+    give("the-second");
+    let report = site.run();
+    let told: Vec<_> = report.owed.iter().map(|line| line.deed.as_str()).collect();
+    assert_eq!((report.exit(), told), (Exit::Done, vec!["restart kube-apiserver.service"]));
+    let tokens = fs::read_to_string(site.path("etc/kubernetes/tokens.csv")).unwrap();
+    assert_eq!(tokens, "the-second,monitor,monitor\n");
+    assert!(site.run().is_idle());
 }

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::generate::{Generate, Wanted};
-use super::{Surroundings, name, tokens};
+use super::{Surroundings, name, read_once, tokens};
 use crate::file::{Content, File, Fill};
 use crate::keepsake::{self, Form, Keepsake};
 use crate::setting::{At, Fault, SecretSource};
@@ -89,6 +89,7 @@ impl Settings {
         });
         let content = Content::Yaml(value.as_object().cloned().unwrap_or_default());
         let content = Content::Filled(Box::new(content), vec![key]);
-        tokens::secret_file("kube-apiserver-encryption", Path::new(CONFIG), content, replace)
+        let file = tokens::secret_file("kube-apiserver-encryption", Path::new(CONFIG), content, replace);
+        read_once("kube-apiserver", file)
     }
 }

@@ -15,6 +15,7 @@ use super::survey::{Survey, survey};
 use super::{Ask, Run, World};
 use crate::ca::Deadline;
 use crate::disk::{self, DiskError, Lock};
+use crate::report::FileLine;
 use crate::setting::Name;
 
 /// Another run that does not end by then is worth a word (exit 75).
@@ -28,6 +29,8 @@ pub(super) struct Begun<'a> {
     /// The certificates that it is about.
     pub(super) asked: BTreeSet<Name>,
     pub(super) run: Run<'a>,
+    /// What became of the keepsakes.
+    pub(super) kept: Vec<FileLine>,
     /// What will be owed when they have changed.
     pub(super) debts: Vec<Debt>,
 }
@@ -41,8 +44,10 @@ pub(super) async fn begin<'a>(world: &'a World, ask: &'a Ask) -> Result<Begun<'a
     let asked = survey.asked(&ask.only)?;
     let run = Run::new(world, deadline, &ask.stop);
     run.take_up(&survey, lock.was_left()).map_err(Error::Disk)?;
+    // First, for what is given anew shows only here, and who reads it is owed a word then.
+    let kept = run.keepsakes(&survey, &asked);
     let debts = run.owe(&survey, &asked, ask)?;
-    Ok(Begun { lock, survey, asked, run, debts })
+    Ok(Begun { lock, survey, asked, run, kept, debts })
 }
 
 /// A host that was taken out of service does not come back by its timer.
