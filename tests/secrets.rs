@@ -19,13 +19,14 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use fake::{Fake, Fault, JWT, MOUNT, ROLE, ROLE_ID, SECRET_ID, TOKEN};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use nodecert::run::Ask;
 use trial::{Site, WEB_SET, files};
 
 /// HMAC keys are hexadecimal.
@@ -117,11 +118,7 @@ fn canaries(site: &Site, fake: &Fake) -> Vec<String> {
         let body = ["token", "secret_id", "jwt"].map(|key| seen.body[key].as_str().map(str::to_owned));
         body.into_iter().chain([seen.token]).flatten()
     });
-    let keys = files(site.root()).into_iter().filter_map(|(path, _)| {
-        let text = fs::read_to_string(path).ok()?;
-        // Its second line: the first is the same for all keys of a kind.
-        text.split_once("PRIVATE KEY-----\n")?.1.lines().nth(1).map(str::to_owned)
-    });
+    let keys = keys(site.root());
     let mut all: Vec<_> = given.into_iter().chain(sent).chain(keys).collect();
     all.sort();
     all.dedup();
@@ -329,6 +326,44 @@ fn the_raw_disk_holds_no_token_that_a_login_gave() {
     println!("{} tokens of logins in the raw disk, freed blocks too: 0 found", tokens.len());
 }
 
+/// Requests that were answered, and keys that were replaced, by links and as plain files: what is unlinked is
+/// overwritten first, or once its name is another's.
+#[test]
+#[ignore = "mounts file systems: run tests/all"]
+fn the_raw_disk_holds_each_key_as_often_as_files_do() {
+    let disk = Disk::new();
+    let site = Site::with(trial::LOCAL);
+    let copied = Command::new("cp").arg("-a").arg(site.path(".")).arg(disk.root()).status().unwrap();
+    assert!(copied.success());
+    let force = Ask { force: true, ..Ask::default() };
+    let mut ever = BTreeSet::new();
+    for nth in 0..6 {
+        // Time enough that no reader is left at the set before the last.
+        let report = trial::run_below(&disk.root(), &force, Duration::from_secs(660 * nth));
+        assert_eq!(report.exit().code(), 0, "{}", report.done());
+        ever.extend(keys(&disk.root()));
+    }
+    let held: BTreeSet<_> = keys(&disk.root()).into_iter().collect();
+    let stand: Vec<_> = keys(&disk.root());
+    disk.unmount();
+    let retired: Vec<_> = ever.difference(&held).collect();
+    assert!(held.len() >= 4 && retired.len() >= 9, "{} held, {} retired", held.len(), retired.len());
+    for key in &ever {
+        let files = stand.iter().filter(|other| *other == key).count();
+        assert_eq!(disk.count(key), files, "{} {key}", if files == 0 { "retired" } else { "held" });
+    }
+    println!("{} keys that were replaced, freed blocks too: 0 found; {} held", retired.len(), held.len());
+}
+
+/// The second lines of the keys that lie below a directory, one for each file: the first is the same for all.
+fn keys(root: &Path) -> Vec<String> {
+    let key = |path: &Path| {
+        let text = fs::read_to_string(path).ok()?;
+        text.split_once("PRIVATE KEY-----\n")?.1.lines().nth(1).map(str::to_owned)
+    };
+    files(root).iter().filter(|(_, meta)| meta.is_file()).filter_map(|(path, _)| key(path)).collect()
+}
+
 struct Disk(tempfile::TempDir);
 
 impl Disk {
@@ -358,13 +393,22 @@ impl Disk {
     /// Whether it stands in anything that was ever written and not overwritten.
     fn holds(&self, needle: &str) -> bool {
         assert!(Command::new("sync").arg("--file-system").arg(self.root()).status().unwrap().success());
-        Command::new("grep").args(["-qaF", "-e", needle]).arg(self.image()).status().unwrap().success()
+        self.count(needle) > 0
+    }
+
+    fn count(&self, needle: &str) -> usize {
+        let found = Command::new("grep").args(["-oaF", "-e", needle]).arg(self.image()).output().unwrap();
+        found.stdout.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).count()
+    }
+
+    fn unmount(&self) {
+        assert!(Command::new("umount").arg(self.root()).status().unwrap().success());
     }
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(self.root()).status();
+        let _ = Command::new("umount").arg("--lazy").arg(self.root()).stderr(Stdio::null()).status();
     }
 }
 
