@@ -170,7 +170,7 @@ fn no_secret_shows_in_what_is_said_or_in_a_child() {
             let mut arguments = vec!["-vv", "--format", format, "run", "--force", "--deadline"];
             arguments.extend(if passes { vec!["1s"] } else { vec!["60s", "--only", "web"] });
             // Its own caller may have left open what is no one's business.
-            let careless = ["/bin/sh", "-c", "exec 7<>/etc/passwd 9</etc/group \"$@\"", "sh"];
+            let careless = ["/bin/sh", "-c", "umask 0; exec 7<>/etc/passwd 9</etc/group \"$@\"", "sh"];
             let mut command = site.live(&careless, &arguments);
             // The one who gives it so has it in his own environment; no child of ours does.
             command.env("CANARY", TOKEN).env("LD_BIND_NOW", TOKEN).env("HTTPS_PROXY", "http://127.0.0.1:1");
@@ -186,6 +186,8 @@ fn no_secret_shows_in_what_is_said_or_in_a_child() {
         // Neither of ours nor of the caller's: 3 is the listing itself.
         let open = seen.lines().filter_map(|line| line.split_once(" -> ")?.0.split(' ').next_back());
         assert_eq!(open.collect::<BTreeSet<_>>(), BTreeSet::from(["0", "1", "2", "3"]), "{seen}");
+        let masks = seen.lines().filter(|line| line.len() == 4 && line.starts_with('0'));
+        assert_eq!(masks.collect::<BTreeSet<_>>(), BTreeSet::from(["0022"]), "{seen}");
         assert!(!seen.contains("LD_BIND_NOW") && !seen.contains("HTTPS_PROXY"), "{seen}");
         for words in [
             vec!["status", "--format", "json"],
