@@ -369,6 +369,10 @@ mod tests {
             fs::hard_link(&path, &other).unwrap();
             go().unwrap();
             assert_eq!(fs::read_to_string(&other).unwrap(), "secret", "way {way}");
+            fs::remove_file(&path).ok();
+            symlink(&other, &path).unwrap();
+            go().unwrap();
+            assert_eq!(fs::read_to_string(&other).unwrap(), "secret", "way {way}");
             fs::remove_file(&other).unwrap();
         }
     }
