@@ -705,3 +705,15 @@ fn killed_at_every_step_a_hook_that_is_owed_is_done() {
 fn failing_at_every_step_a_hook_that_is_owed_is_done() {
     owed_at_every_step(|at| format!("error={}", ERRORS[at % ERRORS.len()]));
 }
+
+/// Who opens a file before it has its mode reads what is written later: proc(5) has the names, inotify(7) the moment.
+#[test]
+fn a_file_is_its_owners_alone_from_its_first_moment() {
+    let made: Vec<_> = first_issue()
+        .calls()
+        .into_iter()
+        .filter(|call| call.name.starts_with("openat") && call.line.contains("O_CREAT"))
+        .collect();
+    let open: Vec<_> = made.iter().filter(|call| !call.line.contains(", 0600) = ")).collect();
+    assert!(made.len() >= 10 && open.is_empty(), "{} made, {open:#?}", made.len());
+}
