@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use rustls_pki_types::CertificateDer;
 
@@ -17,14 +16,18 @@ use crate::setting::{Name, Secret};
 use crate::trust::Anchors;
 
 pub mod cfssl;
+mod error;
 pub mod glance;
 pub mod local;
+mod patience;
 pub mod puppet;
 mod settings;
 mod text;
 pub mod vault;
 mod wire;
 
+pub use error::CaError;
+pub use patience::{Backoff, Deadline};
 pub use settings::{Kind, Server, Settings, Table};
 pub use text::said;
 
@@ -57,159 +60,6 @@ impl Default for Material {
             bundles: BTreeMap::new(),
             keep: Box::new(|_| Err("there is no place to keep it".to_owned())),
             root: None,
-        }
-    }
-}
-
-/// Why a CA did not give what it was asked for.
-#[derive(Debug, thiserror::Error)]
-pub enum CaError {
-    /// Nobody answered, or nobody who could. Running again may help.
-    #[error("CA {ca}: cannot {asked}: {why}; run again when it answers")]
-    Temporary {
-        /// The CA.
-        ca: Name,
-        /// What was to be done.
-        asked: String,
-        /// What each URL said.
-        why: String,
-    },
-    /// A TLS failure that a wrong clock explains.
-    #[error("CA {ca}: cannot {asked}: {why}")]
-    Clock {
-        /// The CA.
-        ca: Name,
-        /// What was to be done.
-        asked: String,
-        /// URL, certificate and clock.
-        why: String,
-    },
-    /// The CA has the request and has not signed it yet.
-    #[error("CA {ca}: {why}")]
-    Pending {
-        /// The CA.
-        ca: Name,
-        /// What it waits for.
-        why: String,
-    },
-    /// It said no.
-    #[error("CA {ca} refused to {asked} ({url}): {said}{}", then(.advice))]
-    Refused {
-        /// The CA.
-        ca: Name,
-        /// What was to be done.
-        asked: String,
-        /// Who said no.
-        url: String,
-        /// Its status and words.
-        said: String,
-        /// What to do next, where we know it.
-        advice: String,
-    },
-    /// Its server is not the one that the configuration trusts.
-    #[error("CA {ca}: {url} is not trusted: {why}")]
-    Untrusted {
-        /// The CA.
-        ca: Name,
-        /// Its server.
-        url: String,
-        /// What it presented, and what to do next.
-        why: String,
-    },
-    /// A wrapping token that wraps something else than it should. It was not opened.
-    #[error(
-        "CA {ca}: the wrapping token was made by {found:?}, not by {wanted:?}: it may have been exchanged on its way, and was not opened; find out how it came here, then {advice}"
-    )]
-    Exchanged {
-        /// The CA.
-        ca: Name,
-        /// Where the token was made.
-        found: String,
-        /// Where it should have been made.
-        wanted: String,
-        /// How to make a new one.
-        advice: String,
-    },
-    /// It said yes and gave something that cannot be used.
-    #[error("CA {ca} ({url}), asked to {asked}, gave a bad answer: {why}")]
-    BadAnswer {
-        /// The CA.
-        ca: Name,
-        /// What was to be done.
-        asked: String,
-        /// Who gave it.
-        url: String,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// Every way to log in failed.
-    #[error("CA {ca}: no way to log in worked: {reasons}")]
-    NoLogin {
-        /// The CA.
-        ca: Name,
-        /// Each way with its reason.
-        reasons: String,
-        /// Whether the CA refused one of them; if not, the secrets are not there yet.
-        refused: bool,
-    },
-    /// A name that is one certificate's, and that certificate cannot be ours or cannot be renewed.
-    #[error(
-        "CA {ca}, certname {certname}: {why}; `puppetserver ca clean --certname {certname}` on the CA's server frees the name, then run again"
-    )]
-    Taken {
-        /// The CA.
-        ca: Name,
-        /// The name.
-        certname: String,
-        /// What is there.
-        why: String,
-    },
-    /// What a request is to hold cannot be had yet.
-    #[error("CA {ca} cannot be asked yet: {why}")]
-    NoSecret {
-        /// The CA.
-        ca: Name,
-        /// What is missing.
-        why: String,
-    },
-    /// What it needs on this host is not there or cannot be used: a fault of the host.
-    #[error("CA {ca} cannot be asked: {why}")]
-    Unusable {
-        /// The CA.
-        ca: Name,
-        /// What is missing, and what to do.
-        why: String,
-    },
-}
-
-fn then(advice: &str) -> String {
-    if advice.is_empty() { String::new() } else { format!("; {advice}") }
-}
-
-impl CaError {
-    /// Whether the fault lies on this host.
-    pub fn is_fault(&self) -> bool {
-        matches!(self, Self::Unusable { .. })
-    }
-
-    /// Whether it is for an operator to act first.
-    pub fn is_blocked(&self) -> bool {
-        matches!(self, Self::Taken { .. })
-    }
-
-    /// Whether running again later may help without anyone doing anything.
-    pub fn is_temporary(&self) -> bool {
-        match self {
-            Self::Temporary { .. } | Self::Clock { .. } | Self::Pending { .. } | Self::NoSecret { .. } => {
-                true
-            }
-            Self::NoLogin { refused, .. } => !refused,
-            Self::Refused { .. }
-            | Self::Untrusted { .. }
-            | Self::Exchanged { .. }
-            | Self::BadAnswer { .. }
-            | Self::Taken { .. }
-            | Self::Unusable { .. } => false,
         }
     }
 }
@@ -350,48 +200,5 @@ impl Ca {
         if let Self::Vault(vault) = self {
             vault.close().await;
         }
-    }
-}
-
-/// The moment at which a run gives up.
-#[derive(Debug, Clone, Copy)]
-pub struct Deadline(Instant);
-
-impl Deadline {
-    /// So long from now.
-    pub fn after(length: Duration) -> Self {
-        #[allow(clippy::disallowed_methods, reason = "a length of waiting, not a time of day")]
-        Self(Instant::now() + length)
-    }
-
-    /// What is left of it.
-    pub fn left(&self) -> Duration {
-        #[allow(clippy::disallowed_methods, reason = "a length of waiting, not a time of day")]
-        self.0.saturating_duration_since(Instant::now())
-    }
-}
-
-/// How long to wait before asking again: exponential with full jitter, so that hosts which failed
-/// together do not return together (AWS Architecture Blog, "Exponential Backoff And Jitter").
-#[derive(Debug, Clone, Default)]
-pub struct Backoff {
-    attempts: u32,
-}
-
-impl Backoff {
-    const BASE: Duration = Duration::from_millis(500);
-    const CAP: Duration = Duration::from_secs(30);
-    /// What is kept for the last attempt itself.
-    const RESERVE: Duration = Duration::from_millis(300);
-
-    /// The next wait: not before `after`, which is what the server asked for, and so that an attempt
-    /// still fits into what is `left`. `None` where none fits.
-    pub fn next(&mut self, after: Option<Duration>, left: Duration, entropy: u64) -> Option<Duration> {
-        let least = after.unwrap_or_default();
-        let most = left.checked_sub(Self::RESERVE).filter(|&most| most > least)?;
-        let ceiling = Self::BASE.saturating_mul(1 << self.attempts.min(16)).min(Self::CAP);
-        self.attempts += 1;
-        let share = f64::from(u32::try_from(entropy >> 32).unwrap_or(u32::MAX)) / f64::from(u32::MAX);
-        Some((least + ceiling.mul_f64(share)).min(most))
     }
 }

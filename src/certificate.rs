@@ -5,6 +5,7 @@
 
 mod reading;
 mod timer;
+mod turn;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -41,6 +42,7 @@ pub struct Settings {
     pub rotate_key: Option<bool>,
     pub ttl: Option<At<Span>>,
     pub renew_at: Option<At<f64>>,
+    pub spread: Option<bool>,
     pub directory: Option<At<PathBuf>>,
     pub files: Option<At<Names>>,
     pub layout: Option<Layout>,
@@ -87,10 +89,6 @@ pub enum Layout {
     Files,
 }
 
-/// The part of a lifetime over which the renewals of a fleet are spread: certificates that were issued in
-/// the same minute, as after an outage, do not come back in the same minute for ever.
-pub const SPLAY: f64 = 0.1;
-
 /// A certificate that this host is to hold.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Certificate {
@@ -108,8 +106,10 @@ pub struct Certificate {
     pub rotate_key: bool,
     /// The fraction of its lifetime after which it is due at the latest.
     pub renew_at: f64,
-    /// This host's place in [`SPLAY`], from 0 to 1.
-    pub splay: f64,
+    /// Where among the hosts' turns this one's lies, from 0 to 1; `None` if it does not wait for its turn.
+    pub place_in_turn: Option<f64>,
+    /// How long before it was signed its CA says that it is valid.
+    pub backdated: Duration,
     /// How often the timer runs.
     pub interval: Duration,
     /// Where its files lie.
@@ -179,13 +179,24 @@ impl Place {
 }
 
 impl Certificate {
-    /// When a certificate of this configuration is to be renewed: after a part of its lifetime, and no later
-    /// than two runs of the timer before its end, for one of them may fail. Where that is nearly the whole of
-    /// it, after a third, so that a run does not ask again for what the last one got.
+    /// When a certificate of this configuration is to be renewed: at this host's last turn before it must be.
     pub fn due_at(&self, leaf: &Leaf) -> SystemTime {
+        let (latest, used) = (self.must_by(leaf), self.good_for(leaf).saturating_sub(self.backdated));
+        let turn = |place| turn::turn(latest, used, place);
+        self.place_in_turn.map_or(latest, turn)
+    }
+
+    /// When it must be renewed: after a part of its lifetime, and no later than two runs of the timer before its
+    /// end, for one of them may fail. Where that is nearly the whole of it, after a third, so that a run does not
+    /// ask again for what the last one got.
+    pub fn must_by(&self, leaf: &Leaf) -> SystemTime {
+        leaf.not_before + self.good_for(leaf)
+    }
+
+    fn good_for(&self, leaf: &Leaf) -> Duration {
         let lifetime = leaf.lifetime();
         let last = lifetime.saturating_sub(2 * self.interval).max(lifetime / 3);
-        leaf.not_before + lifetime.mul_f64((self.renew_at - SPLAY * self.splay).max(0.0)).min(last)
+        lifetime.mul_f64(self.renew_at).min(last)
     }
 }
 
@@ -213,6 +224,7 @@ impl Settings {
             rotate_key: self.rotate_key.or(base.rotate_key),
             ttl: self.ttl.or(base.ttl),
             renew_at: self.renew_at.or(base.renew_at),
+            spread: self.spread.or(base.spread),
             directory: self.directory.or(base.directory),
             files: match (self.files, base.files) {
                 (Some(own), Some(base)) => {
@@ -274,7 +286,8 @@ impl Settings {
                 rotate_key: self.rotate_key.unwrap_or(true),
                 renew_at,
                 ssldir: self.ssldir.as_ref().map(|ssldir| ssldir.get_ref().clone()),
-                splay: splay(scope, name),
+                place_in_turn: self.spread.unwrap_or(true).then(|| place_in_turn(scope, name)),
+                backdated: Duration::ZERO,
                 interval: INTERVAL,
                 trust: self.trust_path(&place.directory),
                 crl: self
@@ -318,7 +331,7 @@ impl Names {
 }
 
 /// The same on every run of a host, and another on every host and for every certificate.
-fn splay(scope: &Scope, name: &Name) -> f64 {
+fn place_in_turn(scope: &Scope, name: &Name) -> f64 {
     let host = scope.0.get("fqdn").map(ToString::to_string).unwrap_or_default();
     let [a, b, ..] = Pin::of(format!("{host}/{name}").as_bytes()).bytes();
     f64::from(u16::from_be_bytes([a, b])) / f64::from(u16::MAX)

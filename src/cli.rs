@@ -52,7 +52,8 @@ pub enum Format {
 pub enum Command {
     /// Bring this host to what the configuration asks for; safe to repeat at any moment
     Run {
-        /// Only this certificate, or those of this component; may be repeated
+        /// Only this certificate, or those of this component, and the files that need no certificate; may be
+        /// repeated
         #[arg(long, value_name = "NAME", value_parser = Name::new)]
         only: Vec<Name>,
         /// Get only what is absent or unusable; leave what is merely due to the timer
@@ -67,7 +68,8 @@ pub enum Command {
     },
     /// Say what run would do and why; changes nothing, asks no CA
     Plan {
-        /// Only this certificate, or those of this component; may be repeated
+        /// Only this certificate, or those of this component, and the files that need no certificate; may be
+        /// repeated
         #[arg(long, value_name = "NAME", value_parser = Name::new)]
         only: Vec<Name>,
         /// Exit with 3 if there is something to do

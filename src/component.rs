@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::certificate::{self, Certificate, Names};
-use crate::deed::Deed;
+use crate::deed::{Deed, Event, Hook};
 use crate::facts::Facts;
 use crate::file::{Content, File};
 use crate::identity::{Usage, dns_name};
@@ -233,6 +233,15 @@ fn kubernetes(
     }
 }
 
+/// The identity of a program that goes to kube-apiserver, and reads at its start only by whose certificates it
+/// knows that (client-go, before 1.36).
+fn client(ca: &At<Name>, program: &str, user: &str, file: &str) -> certificate::Settings {
+    certificate::Settings {
+        hooks: Some(restart(Event::Ca, program)),
+        ..kubernetes(ca, user, Usage::Client, file, "ca.crt")
+    }
+}
+
 /// The kube-apiserver that a component of the control plane talks to: that of its own host, whose
 /// version is its own too.
 fn local_server(
@@ -303,6 +312,21 @@ fn pass_through(
 
 fn path(of: &Path) -> String {
     of.display().to_string()
+}
+
+/// The hook of a program that reads something at its start only. A static pod has no unit to restart.
+fn restart(on: Event, program: &str) -> Vec<Hook> {
+    vec![Hook { on: [on].into(), deed: restarted(program) }]
+}
+
+fn restarted(program: &str) -> Deed {
+    Deed::Restart(format!("{program}.service"))
+}
+
+/// A file that a program reads at its start only.
+fn read_once(program: &str, mut file: File) -> File {
+    file.deeds.push(restarted(program));
+    file
 }
 
 /// A file of a component that everyone may read and root owns.

@@ -1,7 +1,8 @@
 //! TOML texts to [`Config`]: drop-ins merged, every fault in one go, each with its file, line and column.
 
+mod places;
+
 use std::collections::BTreeMap;
-use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -12,26 +13,15 @@ use toml::de::{DeTable, DeValue};
 use crate::setting::{At, Fault, Name, SecretSource};
 use crate::{ca, certificate, component, facts, file, setting};
 
+pub use places::{Faults, Text};
+use places::{MAX_FAULTS, Sources};
+
 /// The file that is read first.
 pub const MAIN: &str = "/etc/nodecert/config.toml";
 /// The directories of drop-ins; a name in an earlier one masks the same name in the later ones, as
 /// systemd.unit(5) has it.
 pub const DROP_INS: [&str; 3] =
     ["/etc/nodecert/config.d", "/run/nodecert/config.d", "/usr/lib/nodecert/config.d"];
-
-/// The most faults worth showing: after them the reader edits, not reads.
-const MAX_FAULTS: usize = 100;
-
-/// One file of the configuration.
-#[derive(Debug, Clone)]
-pub struct Text {
-    /// The path as its writer knows it.
-    pub path: PathBuf,
-    /// What is in it.
-    pub text: String,
-    /// Whether none but its owner can read it, so that it may hold secrets.
-    pub private: bool,
-}
 
 /// The whole configuration, each table read by the room that owns it.
 #[derive(Debug)]
@@ -61,30 +51,6 @@ struct Tables {
     file: BTreeMap<Name, At<file::Settings>>,
 }
 
-/// Everything wrong with a configuration, where it stands and what to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Faults(Vec<String>);
-
-impl Faults {
-    /// Faults that stand in no text.
-    pub fn plain(messages: Vec<String>) -> Self {
-        Self(messages)
-    }
-
-    /// One line each: `file:line:column: what and what to do`.
-    pub fn lines(&self) -> &[String] {
-        &self.0
-    }
-}
-
-impl fmt::Display for Faults {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.join("\n"))
-    }
-}
-
-impl std::error::Error for Faults {}
-
 /// The drop-ins to read, in the order of their file names whatever directory they are in. `listed` goes
 /// from the directory that masks to those that are masked.
 pub fn order<'a>(listed: impl IntoIterator<Item = (&'a str, Vec<String>)>) -> Vec<PathBuf> {
@@ -101,9 +67,9 @@ pub fn order<'a>(listed: impl IntoIterator<Item = (&'a str, Vec<String>)>) -> Ve
 /// Reads texts in their order: tables merge, scalars and arrays replace.
 pub fn parse(texts: Vec<Text>) -> Result<Config, Faults> {
     let sources = Sources(texts);
-    let mut faults = Vec::new();
+    let (mut unread, mut faults) = (Vec::new(), Vec::new());
     let padded = sources.padded();
-    let merged = merge(&padded, &mut faults);
+    let merged = merge(&padded, &mut unread);
     let logins = logins(&merged);
     let (own, rest) = merged.into_iter().partition(|(key, _)| TABLES.contains(&key.get_ref().as_ref()));
     let tables: Tables = read(own, &mut faults);
@@ -124,8 +90,8 @@ pub fn parse(texts: Vec<Text>) -> Result<Config, Faults> {
         &components,
         &tables.certificate,
     ));
-    if !faults.is_empty() {
-        return Err(sources.locate(faults));
+    if !unread.is_empty() || !faults.is_empty() {
+        return Err(sources.locate_after(unread, faults));
     }
     Ok(Config {
         node: tables.node,
@@ -141,52 +107,6 @@ impl Config {
     /// Says where faults stand that were found after the texts were read.
     pub fn locate(&self, faults: Vec<Fault>) -> Faults {
         self.sources.locate(faults)
-    }
-}
-
-/// The texts, joined in thought: each begins where the one before it ends.
-#[derive(Debug)]
-struct Sources(Vec<Text>);
-
-impl Sources {
-    /// Blanks in front of each text make the places within it those of the joined one.
-    fn padded(&self) -> Vec<String> {
-        let mut offset = 0;
-        let mut pad = |source: &Text| {
-            let padded = " ".repeat(offset) + &source.text;
-            offset += source.text.len() + 1;
-            padded
-        };
-        self.0.iter().map(&mut pad).collect()
-    }
-
-    /// The text that a place of the joined one lies in, and the place within it.
-    fn holding(&self, span: &Range<usize>) -> Option<(&Text, usize)> {
-        let mut offset = span.start;
-        for source in &self.0 {
-            if offset <= source.text.len() {
-                return Some((source, offset));
-            }
-            offset -= source.text.len() + 1;
-        }
-        None
-    }
-
-    fn locate(&self, mut faults: Vec<Fault>) -> Faults {
-        faults.sort_by_key(|fault| fault.span.as_ref().map_or(usize::MAX, |span| span.start));
-        faults.dedup();
-        let lines = faults.iter().take(MAX_FAULTS);
-        Faults(lines.map(|fault| format!("{}{}", self.place(fault), one_line(&fault.message))).collect())
-    }
-
-    fn place(&self, fault: &Fault) -> String {
-        let Some((source, offset)) = fault.span.as_ref().and_then(|span| self.holding(span)) else {
-            return String::new();
-        };
-        let before = source.text.get(..offset).unwrap_or(&source.text);
-        let line = before.matches('\n').count() + 1;
-        let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
-        format!("{}:{line}:{column}: ", source.path.display())
     }
 }
 
@@ -277,12 +197,6 @@ fn without_literals(message: &str) -> String {
         }
         None => message.to_owned(),
     }
-}
-
-fn one_line(message: &str) -> String {
-    let lines = message.split('\n').map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>();
-    let shown = |c| if setting::is_shown(c) { c } else { char::REPLACEMENT_CHARACTER };
-    lines.join("; ").chars().map(shown).collect()
 }
 
 /// Where each CA's secrets stand: every CA by name, struck ones too.
@@ -388,6 +302,18 @@ mod tests {
             found.iter().any(|line| line.starts_with("2.toml:2:1: unknown field `hostnam`")),
             "{found:?}"
         );
+    }
+
+    #[test]
+    fn what_follows_from_an_unclosed_table_is_not_said_before_it_nor_beside_it() {
+        let found = faults(&[
+            "[certificate.w]\nca = \"b\"\n",
+            "[ca.a\ntls.system = true\n[etcd\nca = \"a\"\ncluster = { node01 = \"10.0.0.1\" }\n",
+        ]);
+        let starts: Vec<_> = found.iter().map(|line| line.split(", ").next().unwrap_or_default()).collect();
+        let unclosed = ["1.toml:1:6: unclosed table", "1.toml:3:6: unclosed table"];
+        assert_eq!(starts[..2], unclosed, "{found:?}");
+        assert!(found[2..].iter().all(|line| line.starts_with("0.toml:2:6: ")), "{found:?}");
     }
 
     #[test]

@@ -25,6 +25,7 @@ use crate::certificate::Owner;
 use crate::node::Node;
 use crate::root::{Ids, Root, RootError};
 
+pub use crate::root::STATE;
 pub use commit::{commit, prove_writable};
 pub use erase::{Erased, erase, erase_file, erase_state, wipe};
 pub use held::held;
@@ -34,7 +35,7 @@ pub use plain::{ABSENT, differs, list_dropins, put, read_text, trust_is, widen};
 pub use repair::{drift, repair};
 pub use secret::{copies, secret};
 pub use state::{
-    STATE, drop_pending, drop_state, keep_pending, keep_secret, keep_state, pending, prove_state, read_key,
+    drop_pending, drop_state, keep_pending, keep_secret, keep_state, pending, prove_state, read_key,
     read_state,
 };
 pub use sweep::sweep;
@@ -64,10 +65,12 @@ pub enum DiskError {
         path: PathBuf,
     },
     /// A file that the configuration or the caller names and that is not there.
-    #[error("there is no file {}", path.display())]
+    #[error("there is no file {}, which {by} names", path.display())]
     Missing {
         /// Its path.
         path: PathBuf,
+        /// The option or key.
+        by: &'static str,
     },
     /// Something that no file can replace.
     #[error("{} is a directory where a file is to lie; move it away", path.display())]
@@ -151,9 +154,9 @@ fn write_holder(file: &mut File, holder: &str) -> std::io::Result<()> {
 
 /// Who holds it, empty once it was given back; `None` in a new file.
 fn read_holder(file: &mut File) -> Option<String> {
-    let mut text = String::new();
-    file.take(20).read_to_string(&mut text).ok()?;
-    Some(text.strip_suffix('\n')?.trim().to_owned())
+    let mut line = [0; 20];
+    let length = file.read(&mut line).ok()?;
+    Some(std::str::from_utf8(line.get(..length)?).ok()?.strip_suffix('\n')?.trim().to_owned())
 }
 
 /// Says which users besides root may own the directories that files are put into: those that own some.

@@ -34,8 +34,8 @@ const SAID_LINES: usize = 5;
 
 /// Does it, and waits for its end. The error says what was run and its last lines.
 pub fn perform(deed: &Deed, stop: &Stop) -> Result<(), String> {
-    // sd_booted(3): in a container or a chroot no one reads units, and there is no one to tell.
-    if *deed == Deed::DaemonReload && !sd_notify::booted().unwrap_or(false) {
+    // sd_booted(3): in a container or a chroot no unit runs, and there is no one to tell.
+    if !matches!(deed, Deed::Run(_)) && !sd_notify::booted().unwrap_or(false) {
         return Ok(());
     }
     let argv = argv(deed);
@@ -257,6 +257,28 @@ mod tests {
             .expect("it is read to its end");
         perform(&Deed::Run(words(&["/bin/sh", "-c", "test -z \"$CARGO_PKG_NAME\""])), &Stop::default())
             .expect("an empty environment");
+    }
+
+    #[test]
+    fn a_command_that_does_not_end_in_its_time_is_ended() {
+        let began = Instant::now();
+        let hangs = words(&["/bin/sh", "-c", "trap '' TERM; sleep 60; sleep 60"]);
+        let said = finish(&hangs, Duration::from_millis(200), &Stop::default()).expect_err("it hangs");
+        assert!(said.starts_with("/bin/sh did not end within"), "{said}");
+        assert!(began.elapsed() < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn a_unit_is_told_by_what_starts_nothing_and_waits_for_no_one() {
+        let told = |deed| argv(&deed).join(" ");
+        let systemctl = "systemctl --no-ask-password --job-mode=ignore-dependencies";
+        assert_eq!(
+            told(Deed::Reload("a.service".into())),
+            format!("{systemctl} try-reload-or-restart a.service")
+        );
+        let restart = Deed::Restart("a.service".into());
+        assert_eq!(told(restart.clone()), format!("{systemctl} try-restart a.service"));
+        assert_eq!(told(Deed::InTurn(Box::new(restart.clone()))), told(restart));
     }
 
     #[test]

@@ -10,10 +10,11 @@ use zeroize::Zeroizing;
 
 use crate::identity::KeyKind;
 use crate::key::{self, Key, KeyError};
+use crate::root::STATE;
 use crate::setting::{Name, Secret, SecretSource};
 
-/// Where secrets lie that are texts: in our own state, below it their names.
-pub const TEXTS: &str = "/var/lib/nodecert/keepsakes";
+/// Where they lie in our own state, by their names.
+const KEPT: &str = "keepsakes";
 /// Bytes; RFC 6750 section 5.2 wants tokens that cannot be guessed.
 const TOKEN: usize = 16;
 /// Bytes; of secretbox and of AES-256.
@@ -40,7 +41,18 @@ pub struct Keepsake {
     pub replace: bool,
 }
 
+/// Where a secret that is a text lies: in our own state, and nowhere else.
+pub fn place(name: &Name) -> PathBuf {
+    [STATE, KEPT, name.as_str()].iter().collect()
+}
+
 impl Keepsake {
+    /// Its file of state: for a text it is the only one, of a key pair a copy, should it get lost at its place.
+    pub fn state(&self) -> String {
+        let kind = if matches!(self.form, Form::Pair { .. }) { ".pem" } else { "" };
+        format!("{KEPT}/{}{kind}", self.name)
+    }
+
     /// Where it lies, and where its public half does.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         let public = match &self.form {

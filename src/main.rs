@@ -78,7 +78,7 @@ fn answer(cli: &Cli, live: bool) -> Result<u8, Error> {
                 print(cli, &sandbox.text(), || sandbox.json());
                 return Ok(0);
             }
-            let report = run::status(&survey, &world, only)?;
+            let report = run::plan(&survey, &world, only)?;
             print(cli, &report.plan(), || report.json(&survey.facts, true));
             let idle = report.is_idle();
             Ok(if *exit_code { if idle { 0 } else { SOMETHING_TO_DO } } else { report.exit().code() })
@@ -94,12 +94,12 @@ fn answer(cli: &Cli, live: bool) -> Result<u8, Error> {
             Ok(status(cli, &report, &survey.facts, *check, *usable, world.clock.now()))
         }
         Command::Revoke { names, deadline } => {
-            let done = wait_for(run::revoke(&world(cli)?, names, *deadline, &stop()))?;
+            let done = wait_for(run::revoke(&world(cli)?, names, *deadline, &stop()))??;
             print(cli, &done.text(), || done.json());
             Ok(done.exit().code())
         }
         Command::Decommission { host, revoke, deadline } => {
-            let done = wait_for(run::decommission(&world(cli)?, host, *revoke, *deadline, &stop()))?;
+            let done = wait_for(run::decommission(&world(cli)?, host, *revoke, *deadline, &stop()))??;
             print(cli, &done.text(), || done.json());
             Ok(done.exit().code())
         }
@@ -108,7 +108,7 @@ fn answer(cli: &Cli, live: bool) -> Result<u8, Error> {
             print(cli, &facts::describe(&facts), || serde_json::to_value(&facts).unwrap_or_default());
             Ok(0)
         }
-        Command::Trust { url } => Ok(trust(cli, url)),
+        Command::Trust { url } => trust(cli, url),
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "nodecert", &mut std::io::stdout());
             Ok(0)
@@ -138,7 +138,7 @@ fn bring(cli: &Cli, ask: &Ask, live: bool) -> Result<u8, Error> {
     if live {
         notify(&[sd_notify::NotifyState::ExtendTimeoutUsec(micros(ask.deadline + MARGIN))]);
     }
-    let (report, facts) = wait_for(run::run(&world, ask))?;
+    let (report, facts) = wait_for(run::run(&world, ask))??;
     if is_journal_alone() && cli.global.format == Format::Text {
         report.notes.iter().for_each(|note| info!("{note}"));
         report.last_word().map_or_else(|failed| aloud(&failed), |done| info!("{done}"));
@@ -154,13 +154,13 @@ fn stop() -> Stop {
 }
 
 /// One thread is enough: the program waits for one server, or for the disk.
-fn wait_for<T>(work: impl Future<Output = T>) -> T {
-    #[allow(clippy::expect_used, reason = "it fails only where the kernel gives no file descriptor")]
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("an event queue");
+fn wait_for<T>(work: impl Future<Output = T>) -> Result<T, Error> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Kernel)?;
     let done = runtime.block_on(work);
     // A name that is still being looked up must not hold the end up: getaddrinfo(3) cannot be stopped.
     runtime.shutdown_background();
-    done
+    Ok(done)
 }
 
 /// Nagios plugin codes with `--check`; 0 or 1 with `--usable`.
@@ -220,15 +220,15 @@ fn manual(page: &str, directory: Option<&Path>) -> Result<u8, Error> {
     }
 }
 
-fn trust(cli: &Cli, url: &str) -> u8 {
-    match wait_for(ca::glance::presented(url)) {
+fn trust(cli: &Cli, url: &str) -> Result<u8, Error> {
+    match wait_for(ca::glance::presented(url))? {
         Ok(presented) => {
             print(cli, &presented.lines(), || presented.json());
-            0
+            Ok(0)
         }
         Err(failed) => {
             error!("{}", chain(&failed));
-            if failed.is_temporary() { Exit::Temporary.code() } else { Exit::Usage.code() }
+            Ok(if failed.is_temporary() { Exit::Temporary.code() } else { Exit::Usage.code() })
         }
     }
 }

@@ -150,7 +150,7 @@ impl Known<'_> {
     }
 }
 
-/// Takes what a CA has issued, or says why not: what is accepted now must not be due at once.
+/// Takes what a CA has issued, or says why not: what is accepted now is not to be asked for again at once.
 pub fn accept(
     certificate: &Certificate,
     pair: Pair,
@@ -158,7 +158,7 @@ pub fn accept(
     now: SystemTime,
 ) -> Result<Bundle, Rejected> {
     let bundle = Bundle::judge(pair, &certificate.identity, anchors, now).map_err(|unfit| unfit.why)?;
-    match certificate.due_at(bundle.leaf()) <= now {
+    match certificate.must_by(bundle.leaf()) <= now {
         true => Err(Rejected::DueAtOnce(bundle.leaf().lifetime())),
         false => Ok(bundle),
     }

@@ -244,6 +244,11 @@ impl Ring {
 
     async fn lock_through(&self, member: &Member, share: Duration) -> Result<(), Trouble> {
         let until = Deadline::after(share);
+        // One that has restarted since may serve at another port now.
+        let health = member.look().await;
+        if !health.is_well() {
+            return Err(Trouble::Later(health.to_string()));
+        }
         let lease = self.lease(&self.own.name);
         let id = json!({ "ID": lease.to_string() });
         // An earlier run that was killed may have left it; this host has one run at a time.

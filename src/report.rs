@@ -3,6 +3,7 @@
 mod farewell;
 mod metrics;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -174,6 +175,8 @@ pub struct Report {
     pub notes: Vec<String>,
     /// How the last run since the boot ended, if there was one.
     pub last_run: Option<LastRun>,
+    /// Since when the host is out of service, if it is.
+    pub decommissioned: Option<String>,
 }
 
 impl Report {
@@ -201,9 +204,11 @@ impl Report {
             && self.owed.is_empty()
     }
 
-    /// What `run` says at its end.
+    /// What `run` says at its end. Why something failed stands in its line.
     pub fn done(&self) -> String {
-        self.lines(Action::past) + &self.sum() + "\n"
+        let failed = self.troubles().count();
+        let sum = if failed > 0 { format!("not done: {failed} failed") } else { self.sum() };
+        self.lines(Action::past) + &sum + "\n"
     }
 
     fn sum(&self) -> String {
@@ -250,11 +255,16 @@ impl Report {
         });
         let rows: Vec<_> = certificates.chain(files).collect();
         let width = rows.iter().map(|(_, name, ..)| name.chars().count()).max().unwrap_or(0);
-        let mut text = String::new();
-        for (word, name, reason, trouble) in rows {
-            let verb = trouble.map_or(word, |_| "failed");
-            let why = trouble.map_or(reason, |trouble| &trouble.message);
-            let _ = writeln!(text, "{verb:<9} {name:<width$}  {why}");
+        let (mut text, mut said) = (String::new(), BTreeMap::new());
+        for (word, name, reason, trouble) in &rows {
+            let verb = trouble.map_or(*word, |_| "failed");
+            let why = trouble.map_or(*reason, |trouble| &trouble.message);
+            // One fault, such as that of a login, can be many certificates'.
+            let first = trouble.map_or(name, |_| said.entry(why).or_insert(name));
+            let _ = match first == name {
+                true => writeln!(text, "{verb:<9} {name:<width$}  {why}"),
+                false => writeln!(text, "{verb:<9} {name:<width$}  the same as {first}"),
+            };
         }
         for line in &self.owed {
             let _ = match &line.trouble {
@@ -297,6 +307,9 @@ impl Report {
     /// What `status --check` says, and its exit code, as the Nagios plugin convention has it: 0 fine, 1 due
     /// or changed by someone, 2 not usable.
     pub fn check(&self, now: SystemTime) -> (u8, String) {
+        if let Some(since) = &self.decommissioned {
+            return (2, format!("NODECERT CRITICAL - this host was decommissioned {since}\n"));
+        }
         let unusable: Vec<_> = self.certificates.iter().filter(|line| !line.usable).collect();
         let due: Vec<_> =
             self.certificates.iter().filter(|line| line.usable && line.action != Action::Keep).collect();
@@ -338,6 +351,7 @@ impl Report {
             })).collect::<Vec<_>>(),
             "notes": self.notes,
             "last_run": self.last_run.map(|last| json!({ "ended": at(last.ended), "exit": last.exit })),
+            "decommissioned": self.decommissioned,
         })
     }
 }

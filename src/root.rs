@@ -1,7 +1,7 @@
 //! The directory that everything lies below: `/`, or the tree that `--root` names.
 //!
-//! Paths are resolved by openat2(2) with `RESOLVE_IN_ROOT`, so that an absolute link or `..` inside
-//! a tree stays inside it; what is then done to a file is done relative to the descriptor of its
+//! Paths of a tree are resolved by openat2(2) with `RESOLVE_IN_ROOT`, so that an absolute link or `..` inside
+//! it stays inside it; what is then done to a file is done relative to the descriptor of its
 //! directory, so that no one can swap the directory in between. Linux 5.6 or newer.
 
 mod dir;
@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, stat};
 use nix::unistd::geteuid;
 
 pub use dir::{Dir, Written};
@@ -27,6 +27,9 @@ pub use owners::{Ids, Owners};
 
 use meta::{TO_READ, read_opened};
 use way::Way;
+
+/// Where this program keeps its own state.
+pub const STATE: &str = "/var/lib/nodecert";
 
 /// What went wrong with a file or with its owner.
 #[derive(Debug, thiserror::Error)]
@@ -100,9 +103,12 @@ pub enum RootError {
     },
 }
 
-/// What else than a disk keeps a service from writing: systemd.exec(5), ReadWritePaths=.
+/// Who is to try again, and what else than a disk keeps a service from writing: systemd.exec(5), ReadWritePaths=.
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
+        io::ErrorKind::PermissionDenied if !geteuid().is_root() => {
+            " (run this as root, or with --root below a directory of your own)"
+        }
         io::ErrorKind::ReadOnlyFilesystem => {
             " (for a service also what its unit says: `nodecert plan --read-write-paths` prints what it needs)"
         }
@@ -142,8 +148,13 @@ impl Root {
 
     /// Opens the directory; makes it where it is missing, as for a first look at a demo.
     pub fn make(path: &Path) -> Result<Self, RootError> {
+        match Self::open(path) {
+            Err(RootError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            opened => return opened,
+        }
+        let action = "create the root directory";
         std::fs::create_dir_all(path).map_err(|source| RootError::Io {
-            action: "create the root directory",
+            action,
             path: path.into(),
             source,
         })?;
@@ -243,14 +254,19 @@ impl Root {
             .ok_or_else(|| RootError::io("take as a file", self.shown(path), Errno::EISDIR))
     }
 
-    /// openat2(2) answers EAGAIN when a rename elsewhere made it lose its way; a few times is plenty.
+    /// openat2(2) answers EAGAIN when a rename elsewhere made it lose its way; a few times is plenty. On the live
+    /// host every path stays below the root by itself, and the units' sandbox has no openat2(2).
     fn resolve(&self, path: &Path, flags: OFlag) -> Result<OwnedFd, Errno> {
+        let flags = flags | OFlag::O_CLOEXEC;
         let how = OpenHow::new()
-            .flags(flags | OFlag::O_CLOEXEC)
+            .flags(flags)
             .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
         let mut answer = Err(Errno::EAGAIN);
         for _ in 0..16 {
-            answer = openat2(self.dir.fd(), path, how);
+            answer = match self.live {
+                true => openat(self.dir.fd(), path, flags, Mode::empty()),
+                false => openat2(self.dir.fd(), path, how),
+            };
             if !matches!(answer, Err(Errno::EAGAIN | Errno::EINTR)) {
                 break;
             }
@@ -260,10 +276,8 @@ impl Root {
 }
 
 fn is_slash(top: &Meta) -> Result<bool, RootError> {
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let slash = openat(AT_FDCWD, "/", flags, Mode::empty())
-        .map_err(|errno| RootError::io("open the root directory", "/", errno))?;
-    Ok(top.is_same(&Dir::new(slash, "/".into()).meta()?))
+    let slash = stat("/").map_err(|errno| RootError::io("look at", "/", errno))?;
+    Ok(top.is_same(&Meta::of(&slash)))
 }
 
 #[cfg(test)]
@@ -332,6 +346,19 @@ mod tests {
         let missing = Root::open(&temp.path().join("nowhere")).unwrap_err();
         assert!(missing.to_string().starts_with("cannot open the root directory"), "{missing}");
         assert!(!Root::make(&temp.path().join("now/here")).unwrap().is_live());
+    }
+
+    #[test]
+    fn a_file_is_read_to_its_end_whatever_its_length_is_said_to_be() {
+        let root = Root::open(Path::new("/")).unwrap();
+        let said = root.read(Path::new("/proc/sys/kernel/ostype"), 100).unwrap().unwrap();
+        assert_eq!((said.meta.size, said.content.as_slice()), (0, &b"Linux\n"[..]));
+        let (temp, root) = tree();
+        for content in ["", "x", "two\nlines"] {
+            fs::write(temp.path().join("tree/etc/x"), content).unwrap();
+            let read = root.read(Path::new("/etc/x"), 9).unwrap().unwrap();
+            assert_eq!(*read.content, content.as_bytes());
+        }
     }
 
     #[test]

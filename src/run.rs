@@ -1,10 +1,14 @@
 //! The flow, to be read from top to bottom. This room alone calls those that do I/O.
 //!
 //! ```text
-//! lock -> clock -> survey -> owe -> waves { CAs side by side { anchors -> trust files -> obtain } }
-//!      -> trust files -> repair -> keepsakes -> files -> pay -> used secrets -> report
+//! begin         lock -> in service? -> clock -> survey -> keepsakes -> owe
+//! waves         { CAs side by side { anchors -> trust files -> obtain } }
+//! settle_files  trust files -> repair -> files
+//! finish        pay -> used secrets -> report
 //! ```
 
+mod begin;
+mod dated;
 mod failure;
 mod farewell;
 mod hour;
@@ -28,27 +32,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{Either, join_all, select};
-use tokio::time::sleep;
 use tracing::warn;
 
 use crate::ca::{Ca, Deadline};
 use crate::clock::Clock;
 use crate::disk::{self, DiskError};
 use crate::facts::{self, Facts};
-use crate::report::{Exit, LastRun, OwedLine, Report};
+use crate::report::{Exit, FileLine, LastRun, OwedLine, Report};
 use crate::root::Root;
 use crate::setting::{Name, chain};
 use crate::stop::Stop;
 
+use begin::{Begun, begin};
 pub use failure::Error;
 use failure::Failure;
 pub use farewell::{decommission, revoke};
 pub use load::detect;
+use owed::Debt;
 pub use survey::{Survey, survey};
 
-/// Another run that does not end by then is worth a word (exit 75).
-const LOCK_WAIT: Duration = Duration::from_secs(60);
-const LOCK_STEP: Duration = Duration::from_millis(50);
 /// Bytes; no configuration, template or CA file is larger.
 const TEXT: usize = 1024 * 1024;
 const AS_CONFIGURED: &str = "as configured";
@@ -113,32 +115,10 @@ fn note(world: &World, done: &Result<(Report, Facts), Error>) {
 }
 
 async fn bring(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
-    let lock = lock(world, ask).await?;
-    in_service(world)?;
-    let deadline = Deadline::after(ask.deadline);
-    hour::wait_for_clock(world, deadline).await;
-    let mut survey = survey(world, ask.force)?;
-    let asked = survey.asked(&ask.only)?;
-    let mut run = Run::new(world, deadline, &ask.stop);
-    run.take_up(&survey, lock.was_left()).map_err(Error::Disk)?;
-    let debts = run.owe(&survey, &asked, ask)?;
-    for wave in survey.node.waves.clone() {
-        let parts = run.open(&survey, wave.into_iter().filter(|name| asked.contains(name)), ask);
-        let served = parts.iter().map(|(ca, names)| run.serve(&survey, ca, names, ask));
-        for served in join_all(served).await {
-            run.settle(&mut survey, served, ask);
-        }
-    }
-    run.trust_files(&survey, &asked);
-    run.repair(&survey, &asked);
-    let mut files = run.keepsakes(&survey, &asked);
-    files.extend(run.files(&survey, &asked));
-    let paid = run.pay(&survey, debts).await;
-    let (erased, notes) = run.retire_secrets(&survey).await;
-    run.close().await;
-    let owed = paid?.into_iter().chain(erased).chain(run.strike_cloned(&survey)).collect();
-    let mut report = run.report(&survey, ask, &files, owed)?;
-    report.notes.extend(notes);
+    let Begun { lock, mut survey, asked, mut run, kept, debts } = begin(world, ask).await?;
+    run.waves(&mut survey, &asked, ask).await;
+    let files = [kept, run.settle_files(&mut survey, &asked)].concat();
+    let report = run.finish(&survey, ask, files, debts).await?;
     // What a disk refused may be lying about half done.
     if report.exit() != Exit::Fault {
         lock.release();
@@ -146,52 +126,54 @@ async fn bring(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
     Ok((report, survey.facts))
 }
 
-/// A host that was taken out of service does not come back by its timer.
-fn in_service(world: &World) -> Result<(), Error> {
-    match disk::read_state(&world.root, farewell::DECOMMISSIONED).map_err(Error::Disk)? {
-        Some(since) => Err(Error::Decommissioned(since.trim().to_owned())),
-        None => Ok(()),
-    }
-}
-
-/// Takes the lock, and waits for it in short sleeps.
-async fn lock(world: &World, ask: &Ask) -> Result<disk::Lock, Error> {
-    let deadline = Deadline::after(LOCK_WAIT.min(ask.deadline));
-    let mut told = false;
-    loop {
-        match disk::lock(&world.root) {
-            Err(error @ DiskError::Locked { .. }) if !deadline.left().is_zero() => {
-                if !std::mem::replace(&mut told, true) {
-                    warn!("waiting: {error}");
-                }
-                sleep(LOCK_STEP.min(deadline.left())).await;
-            }
-            lock => return lock.map_err(Error::Disk),
-        }
-    }
+/// What `run` would do, unless it would do nothing at all.
+pub fn plan(survey: &Survey, world: &World, only: &[Name]) -> Result<Report, Error> {
+    begin::in_service(world)?;
+    status(survey, world, only)
 }
 
 /// What is there and what `run` would do about it, without doing it.
 pub fn status(survey: &Survey, world: &World, only: &[Name]) -> Result<Report, Error> {
+    told(survey, world, only, Vec::new())
+}
+
+/// The same, where some files have just been looked at.
+fn told(survey: &Survey, world: &World, only: &[Name], seen: Vec<FileLine>) -> Result<Report, Error> {
     let asked = survey.asked(only)?;
     let chosen = survey.node.certificates.values().filter(|certificate| asked.contains(&certificate.name));
-    let mut files: Vec<_> = survey.node.trusts.iter().map(|trust| survey.trust_line(world, trust)).collect();
-    files.extend(survey.node.keepsakes.iter().flat_map(|keepsake| keep::lines(world, keepsake)));
-    files.extend(survey.node.files.iter().map(|file| survey.file_line(world, file)));
+    let seen: BTreeMap<_, _> = seen.into_iter().map(|line| (line.path.clone(), line)).collect();
+    let line = |path: &Path, look: &dyn Fn() -> FileLine| seen.get(path).cloned().unwrap_or_else(look);
+    let look = |keepsake| {
+        keep::lines(world, keepsake).into_iter().map(|found| line(&found.path, &|| found.clone())).collect()
+    };
+    let trusts = survey.node.trusts.iter();
+    let mut files: Vec<_> =
+        trusts.map(|trust| line(&trust.path, &|| survey.trust_line(world, trust))).collect();
+    let keepsakes = survey.node.keepsakes.iter();
+    files.extend(keepsakes.flat_map(|keepsake| {
+        let known: Option<Vec<_>> = keepsake.paths().map(|path| seen.get(path).cloned()).collect();
+        known.unwrap_or_else(|| look(keepsake))
+    }));
+    let rendered = survey.node.files.iter();
+    files.extend(rendered.map(|file| line(&file.path, &|| survey.file_line(world, file))));
     if !only.is_empty() {
         let concerned = survey.concerned(&asked);
         files.retain(|line| concerned.contains(line.path.as_path()));
     }
-    let (owed, notes) = match owed::read(&world.root, &survey.node) {
+    let (owed, mut notes) = match owed::read(&world.root, &survey.node) {
         Ok(debts) => (owed::deeds(&debts), Vec::new()),
         Err(error) => (BTreeSet::new(), vec![format!("what is owed is not known: {}", chain(&error))]),
     };
+    // Where the state is not ours to read, no one has said so.
+    let decommissioned = begin::decommissioned(world).ok().flatten();
+    notes.extend(decommissioned.clone().map(|since| Error::Decommissioned(since).to_string()));
     Ok(Report {
         certificates: chosen.map(|certificate| survey.line(certificate)).collect(),
         files,
         owed: owed.iter().map(|deed| OwedLine { deed: deed.to_string(), trouble: None }).collect(),
         notes: [notes, survey.notes()].concat(),
         last_run: None,
+        decommissioned,
     })
 }
 
@@ -211,8 +193,6 @@ struct Run<'a> {
     deadline: Deadline,
     stop: &'a Stop,
     cas: BTreeMap<Name, Result<Ca, Failure>>,
-    /// The CAs whose anchors could not be read again.
-    stale: BTreeMap<Name, Failure>,
     trusts: Trusts,
     done: BTreeMap<Name, Done>,
 }
@@ -229,12 +209,47 @@ type Trusts = BTreeMap<PathBuf, Result<bool, Failure>>;
 
 impl<'a> Run<'a> {
     fn new(world: &'a World, deadline: Deadline, stop: &'a Stop) -> Self {
-        let (cas, stale, trusts, done) = Default::default();
-        Self { world, deadline, stop, cas, stale, trusts, done }
+        let (cas, trusts, done) = Default::default();
+        Self { world, deadline, stop, cas, trusts, done }
     }
 
     fn root(&self) -> &Root {
         &self.world.root
+    }
+
+    /// Gets what is to be got, wave by wave: one that logs in to another CA comes first.
+    async fn waves(&mut self, survey: &mut Survey, asked: &BTreeSet<Name>, ask: &Ask) {
+        for wave in survey.node.waves.clone() {
+            let parts = self.open(survey, wave.into_iter().filter(|name| asked.contains(name)), ask);
+            let served = parts.iter().map(|(ca, names)| self.serve(survey, ca, names, ask));
+            for served in join_all(served).await {
+                self.settle(survey, served, ask);
+            }
+        }
+    }
+
+    /// Brings everything around the certificates to what it should be.
+    fn settle_files(&mut self, survey: &mut Survey, asked: &BTreeSet<Name>) -> Vec<FileLine> {
+        self.trust_files(survey, asked);
+        self.repair(survey, asked);
+        self.files(survey, asked)
+    }
+
+    /// Tells who is to be told, lets go of what is not needed any more, and says what was done.
+    async fn finish(
+        &self,
+        survey: &Survey,
+        ask: &Ask,
+        files: Vec<FileLine>,
+        debts: Vec<Debt>,
+    ) -> Result<Report, Error> {
+        let paid = self.pay(survey, debts).await;
+        let (erased, notes) = self.retire_secrets(survey).await;
+        self.close().await;
+        let owed = paid?.into_iter().chain(erased).chain(self.strike_cloned(survey)).collect();
+        let mut report = self.report(survey, ask, files, owed)?;
+        report.notes.extend(notes);
+        Ok(report)
     }
 
     /// The certificates of a wave by CA, with CAs that are only trusted beside them; those that are to be

@@ -196,10 +196,54 @@ fn a_host_that_is_not_ready_yet_says_why_and_comes_up_when_it_is() {
             case.says,
             guest.journal("nodecert.service")
         );
+        let seen = || if guest.console().contains(case.says) { Ok(()) } else { Err(guest.console()) };
+        eventually("its last word on the console", seen);
         assert_ne!(guest.property("running.service", "ActiveState"), "active");
         guest.must(case.mend);
         guest.wait_for("running.service", "active", Duration::from_secs(60));
     }
+}
+
+/// What only a person can mend is not tried again and again, and the host boots all the same.
+#[test]
+#[ignore = "needs servers: run tests/all"]
+fn a_fault_of_the_configuration_is_said_once() {
+    let lan = lan(1);
+    let mut guest = lone(&lan, "colour = \"red\"");
+    guest.drop_in("nodecert.service", "[Service]\nRestartSec=1s\n");
+    guest.boot();
+    guest.wait_for("multi-user.target", "active", Duration::from_secs(60));
+    // Longer than it would take to be tried again.
+    std::thread::sleep(Duration::from_secs(3));
+    let is = |property: &str| guest.property("nodecert.service", property);
+    assert_eq!([is("ActiveState"), is("ExecMainStatus"), is("NRestarts")], ["failed", "78", "0"]);
+    assert!(guest.console().contains("config.toml"), "{}", guest.console());
+
+    let configuration = guest.read("/etc/nodecert/config.toml").replace("colour = \"red\"", "");
+    guest.write("/etc/nodecert/config.toml", &configuration);
+    guest.must("systemctl start nodecert.service");
+    guest.wait_for("running.service", "active", Duration::from_secs(60));
+}
+
+/// While the kernel asks whether another host has it (RFC 4862, 5.4), an address is tentative. Here it asks for long.
+#[test]
+#[ignore = "needs servers: run tests/all"]
+fn an_address_that_may_be_another_hosts_is_in_no_certificate() {
+    let lan = lan(1);
+    let inside = |script: &str| must(lan.host(1).command("sh").args(["-euc", script]));
+    inside("echo 10000 >/proc/sys/net/ipv6/conf/eth0/dad_transmits; ip address add fd99::11/64 dev eth0");
+    let mut guest = lone(&lan, "ips = [\"{{ addresses }}\"]\n[node]\nsettle = \"1s\"");
+    guest.boot_fully();
+    let names = || guest.must("openssl x509 -noout -ext subjectAltName -in /etc/etcd/web/web.crt");
+    assert!(names().ends_with("IP Address:10.99.0.11\n"), "{}", names());
+    let facts = guest.must("nodecert facts");
+    assert!(facts.contains("fd99::11 (eth0)") && facts.contains("tentative"), "{facts}");
+
+    inside("ip address delete fd99::11/64 dev eth0; ip address add fd99::11/64 dev eth0 nodad");
+    eventually("a certificate with both addresses", || {
+        guest.must("systemctl start nodecert-renew.service");
+        if names().contains("IP Address:FD99:0:0:0:0:0:0:11") { Ok(()) } else { Err(names()) }
+    });
 }
 
 /// Without what a network brings, a CA that is there cannot be reached.
@@ -267,7 +311,9 @@ fn a_wrong_clock_is_called_by_its_name() {
     let configuration = guest.read("/etc/nodecert/config.toml").replace("[ca.lab.local]\n", &ca);
     guest.write_secret("/etc/nodecert/config.toml", &configuration);
     guest.write("/etc/nodecert/tls.pem", &authority.pem());
-    guest.drop_in("nodecert.service", &run_with("--missing --deadline 3s"));
+    // A deadline that is longer than systemd would wait: nodecert asks for more time.
+    guest
+        .drop_in("nodecert.service", &format!("{}TimeoutStartSec=4s\n", run_with("--missing --deadline 5s")));
     guest.boot();
     guest.wait_for("nodecert.service", "auto-restart", Duration::from_secs(60));
     let last = guest.last_word("nodecert.service");
@@ -322,6 +368,60 @@ fn a_configuration_that_writes_elsewhere_works_with_the_drop_in_it_asks_for() {
     guest.must("rm -r /srv/web");
     guest.must("systemctl start nodecert-renew.service");
     guest.must("nodecert status --usable web");
+}
+
+/// What a command of `hooks` finds out about the sandbox that it runs in.
+const PROBE: &str = r#"
+import os, socket
+out = open("/var/lib/nodecert/probe", "w")
+def tries(what, deed):
+    try:
+        deed()
+        out.write(f"{what}: done\n")
+    except OSError as error:
+        out.write(f"{what}: {error.strerror}\n")
+def sends(to):
+    return lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"", (to, 9))
+tries("make a directory", lambda: os.mkdir("/etc/etcd/probe"))
+tries("give it away", lambda: os.chown("/etc/etcd/probe", 4242, 4242))
+tries("change its mode", lambda: os.chmod("/etc/etcd/probe", 0o751))
+tries("rename it", lambda: os.rename("/etc/etcd/probe", "/etc/etcd/probed"))
+tries("send to a host", sends("10.99.0.1"))
+tries("send to a group", sends("239.1.2.3"))
+tries("let others act as root", lambda: os.chmod("/etc/etcd/probed", 0o4751))
+tries("change a program", lambda: open("/usr/bin/probe", "w"))
+tries("read another's home", lambda: open("/root/.profile"))
+tries("become someone else", lambda: os.setuid(4242))
+"#;
+
+/// With all that a machine's own systemd may do, so that it can filter addresses, too.
+#[test]
+#[ignore = "needs servers: run tests/all"]
+fn the_sandbox_holds_and_lets_a_hook_do_its_work() {
+    let lan = lan(1);
+    let hook = "hooks = [{ on = [\"leaf\"], run = [\"/usr/bin/python3\", \"/etc/nodecert/probe.py\"] }]";
+    let mut guest = lone(&lan, hook);
+    guest.write("/etc/nodecert/probe.py", PROBE);
+    guest.option("--capability=all");
+    guest.option("--system-call-filter=bpf");
+    guest.boot();
+    guest.wait_for("running.service", "active", Duration::from_secs(60));
+    assert_eq!(
+        guest.read("/var/lib/nodecert/probe").lines().collect::<Vec<_>>(),
+        [
+            "make a directory: done",
+            "give it away: done",
+            "change its mode: done",
+            "rename it: done",
+            "send to a host: done",
+            "send to a group: Operation not permitted",
+            "let others act as root: Operation not permitted",
+            "change a program: Read-only file system",
+            "read another's home: No such file or directory",
+            "become someone else: Operation not permitted",
+        ]
+    );
+    assert_eq!(guest.property("nodecert.service", "Result"), "success");
 }
 
 /// From the machine below, from a file, and encrypted to this host: systemd.exec(5), "Credentials".
@@ -396,9 +496,8 @@ fn lone<'a>(lan: &'a Lan, rest: &str) -> Guest<'a> {
     guest
 }
 
-/// Three hosts, of which one loses its power twenty times, or `NODECERT_TEST_CUTS` times, half of them in the run that
-/// gets its certificates and half in one that renews them. Only what a wrapping token held is lost with the answer that
-/// it came in.
+/// Three hosts, of which one loses its power twenty times, or `NODECERT_TEST_CUTS` times, in turn in the run that gets
+/// its certificates and in one that renews them. Only what a wrapping token held is lost with the answer that it came in.
 #[test]
 #[ignore = "needs servers: run tests/all"]
 fn a_member_whose_power_is_cut_again_and_again_comes_back_by_itself() {
@@ -411,10 +510,13 @@ fn a_member_whose_power_is_cut_again_and_again_comes_back_by_itself() {
     guests.iter().for_each(|guest| healthy(guest));
 
     let mut last = guests.pop().unwrap();
-    let (mut during, mut lost) = (0, 0);
-    let rounds = std::env::var("NODECERT_TEST_CUTS").map_or(20, |rounds| rounds.parse().unwrap());
-    for round in 0..rounds {
-        let enrols = round < rounds / 2;
+    // In mid-run, and how late at most, which follows the length of a run: of those that enrol, of those that renew.
+    let (mut during, mut latest) = ([0, 0], [Duration::from_millis(100); 2]);
+    let (mut rounds, mut lost) = (0, 0);
+    let least = std::env::var("NODECERT_TEST_CUTS").map_or(20, |cuts| cuts.parse().unwrap());
+    while rounds < least || during.iter().any(|&met| met < 5) {
+        assert!(rounds < 2 * least, "{during:?} of {rounds} cuts in the middle of a run prove little");
+        let enrols = rounds % 2 == 0;
         if enrols {
             last.cut_power();
             forget(&last, &pki);
@@ -425,10 +527,12 @@ fn a_member_whose_power_is_cut_again_and_again_comes_back_by_itself() {
             last.must("systemctl start --no-block nodecert-renew.service");
         }
         let unit = if enrols { "nodecert.service" } else { "nodecert-renew.service" };
-        wait_for_start(&last, unit);
-        std::thread::sleep(random(Duration::from_millis(120)));
-        during += usize::from(last.property(unit, "ActiveState") == "activating");
+        let run = wait_for_run(&last, unit);
+        std::thread::sleep(random(latest[rounds % 2]));
+        let met = run.is_some() && last.running() == run;
         last.cut_power();
+        during[rounds % 2] += usize::from(met);
+        latest[rounds % 2] = latest[rounds % 2].mul_f64(if met { 1.3 } else { 0.7 });
 
         last.boot();
         last.wait_until_booted();
@@ -436,7 +540,7 @@ fn a_member_whose_power_is_cut_again_and_again_comes_back_by_itself() {
         // Or skipped: nothing was left to do.
         if !["success", "exec-condition"].contains(&last.property("nodecert.service", "Result").as_str()) {
             // The one exception: it was opened, and what was in it never came to the disk.
-            assert!(enrols && why.contains("wrapping token"), "round {round}: {why}");
+            assert!(enrols && why.contains("wrapping token"), "round {rounds}: {why}");
             lost += 1;
             last.write_secret(SECRET, &pki.wrapped_secret_id());
             last.must("systemctl restart nodecert.service");
@@ -444,14 +548,9 @@ fn a_member_whose_power_is_cut_again_and_again_comes_back_by_itself() {
         healthy(&last);
         last.must("nodecert status --check etcd");
         is_a_pair(&last);
-        if round % 20 == 19 {
-            println!(
-                "{} cuts, {during} of them in the middle of a run: 0 mixed sets, {lost} answers lost",
-                round + 1
-            );
-        }
+        rounds += 1;
     }
-    assert!(during >= 1, "{during} of {rounds} cuts in the middle of a run prove little");
+    println!("{during:?} of {rounds} cuts in the middle of a run: 0 mixed sets, {lost} answers lost");
     for guest in &guests {
         healthy(guest);
     }
@@ -465,9 +564,18 @@ fn forget(guest: &Guest<'_>, pki: &Pki<'_>) {
     guest.write_secret(SECRET, &pki.wrapped_secret_id());
 }
 
-fn wait_for_start(guest: &Guest<'_>, unit: &str) {
-    let process = || guest.property(unit, "ExecMainStartTimestampMonotonic") != "0";
-    eventually("the start of a run", || if process() { Ok(()) } else { Err(guest.journal(unit)) });
+/// The run that a unit starts, as soon as it is there; none if it was over before anyone could look.
+fn wait_for_run(guest: &Guest<'_>, unit: &str) -> Option<u32> {
+    eventually("the start of a run", || {
+        for _ in 0..200 {
+            if let Some(run) = guest.running() {
+                return Ok(Some(run));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let missed = guest.property(unit, "ExecMainExitTimestampMonotonic") != "0";
+        if missed { Ok(None) } else { Err(guest.journal(unit)) }
+    })
 }
 
 /// From nothing up to `most`, another each time.
@@ -520,8 +628,8 @@ fn member<'a>(lan: &'a Lan, bao: &Openbao, pki: &Pki<'_>, nth: usize, members: u
     guest
 }
 
-/// How long nodecert.service holds up what comes after it. Bounds for a busy machine and a build for tests; what a
-/// release takes stands in the README.
+/// How long nodecert.service holds up what comes after it, and how much of that systemd itself takes for the sandbox:
+/// a unit of the same settings that runs /bin/true. Processor time hardly depends on what else the machine does.
 #[test]
 #[ignore = "needs servers: run tests/all"]
 fn a_boot_is_held_up_for_moments_only() {
@@ -530,24 +638,54 @@ fn a_boot_is_held_up_for_moments_only() {
     let lan = lan(1);
     let _gate = gate(&lan, &bao);
     let mut guest = member(&lan, &bao, &pki, 1, 1);
-    let (mut first, mut later) = (Vec::new(), Vec::new());
+    idle_in_the_sandbox(&guest);
+    let (mut first, mut later, mut idle) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..5 {
         for held in [&mut first, &mut later] {
             guest.boot_fully();
-            let at = |moment: &str| -> u64 { guest.property("nodecert.service", moment).parse().unwrap() };
-            held.push(at("InactiveEnterTimestampMonotonic") - at("InactiveExitTimestampMonotonic"));
+            held.push(held_up(&guest, "nodecert.service"));
+            idle.push(held_up(&guest, "idle.service"));
             guest.cut_power();
         }
         forget(&guest, &pki);
     }
-    let [first, later] = [first, later].map(|mut all| {
+    let [first, later, idle] = [first, later, idle].map(median);
+    for (what, (held, busy)) in
+        [("two certificates to get", first), ("nothing to do", later), ("/bin/true in the sandbox", idle)]
+    {
+        println!("{what}: a boot is held up for {held:?}, of processor time {busy:?}");
+    }
+    assert!(first.0 < Duration::from_secs(3) && later.0 < Duration::from_millis(500), "{first:?}, {later:?}");
+    // A build for tests is five times as slow.
+    if std::env::var_os("NODECERT_TEST_DEB").is_some() {
+        assert!(first.1 < idle.1 * 5 / 2 && later.1 < idle.1 / 2, "{first:?}, {later:?}, {idle:?}");
+    }
+}
+
+/// A unit beside nodecert.service that does nothing, just as well protected.
+fn idle_in_the_sandbox(guest: &Guest<'_>) {
+    let unit = std::fs::read_to_string("systemd/nodecert.service").unwrap();
+    let sandbox = &unit[unit.find("ProtectSystem=strict").unwrap()..unit.find("[Install]").unwrap()];
+    let unit =
+        format!("[Unit]\nAfter=nodecert.service\n[Service]\nType=oneshot\nExecStart=/bin/true\n{sandbox}");
+    guest.write("/etc/systemd/system/idle.service", &unit);
+    guest.link("/etc/systemd/system/multi-user.target.wants/idle.service", "../idle.service");
+}
+
+/// From the begin of its start to its end, and the processor time in between.
+fn held_up(guest: &Guest<'_>, unit: &str) -> (Duration, Duration) {
+    let number = |property: &str| -> u64 { guest.property(unit, property).parse().unwrap() };
+    let held = number("InactiveEnterTimestampMonotonic") - number("InactiveExitTimestampMonotonic");
+    (Duration::from_micros(held), Duration::from_nanos(number("CPUUsageNSec")))
+}
+
+fn median(all: Vec<(Duration, Duration)>) -> (Duration, Duration) {
+    let (mut held, mut busy): (Vec<_>, Vec<_>) = all.into_iter().unzip();
+    let middle = |all: &mut Vec<Duration>| {
         all.sort_unstable();
-        Duration::from_micros(all[all.len() / 2])
-    });
-    println!(
-        "a boot is held up for {first:?} with two certificates to get, {later:?} with none; medians of five"
-    );
-    assert!(first < Duration::from_secs(3) && later < Duration::from_millis(500), "{first:?}, {later:?}");
+        all[all.len() / 2]
+    };
+    (middle(&mut held), middle(&mut busy))
 }
 
 /// The two other ways; the first is that of the first tests.

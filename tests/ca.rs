@@ -250,8 +250,11 @@ fn backoff_grows_honours_the_server_and_ends_at_the_deadline() {
     let seconds = Duration::from_secs_f64;
     let mut backoff = Backoff::default();
     let waits: Vec<_> =
-        (0..9).map(|_| backoff.next(None, seconds(600.0), most).unwrap().as_secs_f64()).collect();
-    assert_eq!(waits, [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]);
+        (0..40).map(|_| backoff.next(None, seconds(6000.0), most).unwrap().as_secs_f64()).collect();
+    assert_eq!(waits[..8], [0.5, 1.0, 2.0, 4.0, 6.0, 6.0, 6.0, 6.0]);
+    // A fifth of what was waited, and half a minute at most.
+    let waited: f64 = waits[..12].iter().sum();
+    assert!((waits[12] - waited / 5.0).abs() < 1e-6 && waits[39] == 30.0, "{waits:?}");
     for (after, left, entropy, wait) in [
         (None, 60.0, least, Some(0.0)),
         (None, 60.0, most, Some(0.5)),
@@ -526,6 +529,7 @@ fn the_ladder_is_climbed_in_order_once_and_each_miss_has_its_reason() {
         fake.asked()[..3],
         ["GET /v1/auth/token/lookup-self", "POST /v1/auth/approle/login", "POST /v1/auth/jwt/login"]
     );
+    assert_eq!(fake.seen()[2].body, serde_json::json!({ "role": "r", "jwt": JWT }));
     fake.forget();
     let ca = open(&settings, material(&fake, &["stale", "wrong", "bad"]));
     let said = block(async {

@@ -186,6 +186,27 @@ fn status_in_json_has_what_the_contract_lists() {
 }
 
 #[test]
+fn a_host_that_was_decommissioned_says_so_to_people_and_programs() {
+    let host = Host::new();
+    assert_eq!(host.nodecert("run").exit, 0);
+    assert!(host.json("status")["decommissioned"].is_null());
+    let farewell = host.nodecert("decommission node01");
+    assert_eq!(farewell.exit, 0, "{}{}", farewell.out, farewell.err);
+    assert!(!farewell.out.contains("operator of CA"), "an embedded CA has none: {}", farewell.out);
+
+    let said = "this host was decommissioned 20";
+    assert!(host.nodecert("status").out.contains(said), "{}", host.nodecert("status").out);
+    assert!(host.json("status")["decommissioned"].as_str().is_some_and(|since| since.starts_with("20")));
+    let check = host.nodecert("status --check");
+    assert!(check.exit == 2 && check.out.starts_with("NODECERT CRITICAL - this host was decommissioned 20"));
+    for command in ["run", "plan", "plan --exit-code"] {
+        let refused = host.nodecert(command);
+        assert!(refused.exit == 78 && refused.err.contains(said), "{command}: {}", refused.err);
+    }
+    assert_eq!(host.nodecert("status --usable").exit, 1);
+}
+
+#[test]
 fn metrics_are_written_whole_for_the_textfile_collector() {
     let host = Host::new();
     host.nodecert("run");
@@ -260,7 +281,25 @@ fn the_root_is_made_by_run_alone_and_a_missing_configuration_says_where_it_goes(
     assert!(!root.exists());
     let run = look("run");
     assert_eq!(run.status.code(), Some(78));
-    assert!(String::from_utf8_lossy(&run.stderr).contains("write /etc/nodecert/config.toml"));
+    let there = root.canonicalize().unwrap().join("etc/nodecert/config.toml");
+    assert!(
+        String::from_utf8_lossy(&run.stderr).contains(&format!("write {}, or", there.display())),
+        "{run:?}"
+    );
+    let lost = Host::new().nodecert("plan --config nope.toml");
+    assert_eq!(lost.exit, 78);
+    assert!(lost.err.contains("there is no file nope.toml, which --config names"), "{}", lost.err);
+}
+
+#[test]
+fn who_may_not_is_told_who_may() {
+    let host = Host::new();
+    let mut nobody = assert_cmd::Command::new("setpriv");
+    nobody.args(["--reuid", "65534", "--clear-groups", env!("CARGO_BIN_EXE_nodecert"), "run", "--root"]);
+    let run = nobody.arg(host.root.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&run.stderr);
+    assert_eq!(run.status.code(), Some(70), "{said}");
+    assert!(said.contains("(run this as root, or with --root below a directory of your own)"), "{said}");
 }
 
 #[test]
@@ -289,6 +328,7 @@ fn trust_shows_what_a_server_presents_and_sends_it_nothing() {
     let nobody = host.nodecert("trust https://127.0.0.1:1");
     assert_eq!(nobody.exit, 75);
     assert!(nobody.err.contains("https://127.0.0.1:1") && !nobody.err.contains("reqwest"), "{}", nobody.err);
+    assert!(nobody.err.contains("is it the right port? Vault listens on 8200"), "{}", nobody.err);
 }
 
 #[test]

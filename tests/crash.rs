@@ -22,9 +22,10 @@ use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Output};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use fake::{Fake, MOUNT, ROLE, ROLE_ID, TOKEN};
+use nodecert::clock::at;
 use nodecert::run::Ask;
 use trial::{Kept, LOCAL, PLAIN_SET, Set, Site, Standing, WEB_SET, drafts, exposed, undisturbed};
 
@@ -34,7 +35,8 @@ const CHANGES: &str = "?openat,?openat2,?write,?pwrite64,?writev,?fsync,?fdatasy
 /// What a replaced generation is kept for, and a minute.
 const LATER: Duration = Duration::from_secs(660);
 const NOW: Duration = Duration::ZERO;
-const TRIES: usize = 60;
+/// Seconds within which a run has named its generation.
+const SOON: u64 = 120;
 
 /// What a host is about to go through.
 struct Scenario {
@@ -181,7 +183,7 @@ impl Scenario {
         lines.join("\n")
     }
 
-    /// The system calls of a run that change its files, each by its number among those of its name.
+    /// The system calls of a run that change its files.
     fn calls(&self) -> Vec<Call> {
         self.seen().into_iter().filter(|call| !call.reads).collect()
     }
@@ -193,25 +195,25 @@ impl Scenario {
 
     fn seen(&self) -> Vec<Call> {
         let site = self.prepare();
-        let (output, calls) = traced(&site, self.arguments, None);
+        let (output, calls) = traced(&site, self.arguments, &[]);
         assert!(output.status.success(), "{}", said(&output));
         calls
     }
 
-    /// A run that something is done to at one call. How often a run wakes itself while it waits for the network
-    /// depends on the time, and shifts what comes after: then it is tried again.
+    /// A run that something is done to at one call.
     fn tampered(&self, call: &Call, how: &str) -> (Site, Output) {
-        for _ in 0..TRIES {
-            let site = self.prepare();
-            let how = format!("{}:{how}:when={}", call.name, call.number);
-            let (output, calls) = traced(&site, self.arguments, Some(how));
-            let met =
-                calls.iter().find(|call| call.line.contains("(INJECTED)") || call.line.ends_with("= ?"));
-            if met.is_some_and(|met| met.name == call.name && met.about[0] == call.about[0]) {
-                return (site, output);
-            }
-        }
-        panic!("not met: {}", call.line);
+        let site = self.prepare();
+        let mut options = vec![format!("--inject={}:{how}:when={}", call.name, call.number)];
+        options.extend(
+            places(&self.before, call, &site.root().to_string_lossy())
+                .iter()
+                .map(|place| format!("--trace-path={place}")),
+        );
+        let (output, calls) = traced(&site, self.arguments, &options);
+        let met = calls.iter().find(|call| call.line.contains("(INJECTED)") || call.line.ends_with("= ?"));
+        let is_met = met.is_some_and(|met| met.name == call.name && met.about[0] == call.about[0]);
+        assert!(is_met, "not met: {}\nbut {met:?}\n{}", call.line, said(&output));
+        (site, output)
     }
 
     /// Whether a call is about the set that was in force before.
@@ -314,7 +316,10 @@ impl std::ops::AddAssign for Found {
 #[derive(Debug, Clone)]
 struct Call {
     name: String,
-    /// From one, among those of its name.
+    /// The path below the site of the descriptor that it is done to, or by.
+    at: String,
+    /// From one, among those of its name there: how often a run wakes itself meanwhile, which is a write too, depends
+    /// on the network.
     number: usize,
     /// Whether it changes nothing.
     reads: bool,
@@ -324,7 +329,7 @@ struct Call {
 }
 
 /// Runs under strace(1), which may tamper with one call; what it says of those that change files of the site.
-fn traced(site: &Site, arguments: &[&str], tamper: Option<String>) -> (Output, Vec<Call>) {
+fn traced(site: &Site, arguments: &[&str], tamper: &[String]) -> (Output, Vec<Call>) {
     // Beside the site, so that it is no litter.
     let log = site.root().with_extension("strace");
     // Under the umask of our units.
@@ -338,11 +343,11 @@ fn traced(site: &Site, arguments: &[&str], tamper: Option<String>) -> (Output, V
         "--string-limit=300",
     ]);
     strace.arg(format!("--trace={CHANGES}")).arg("--output").arg(&log);
-    if tamper.as_ref().is_none_or(|tamper| !tamper.contains("signal=")) {
+    if !tamper.iter().any(|option| option.contains("signal=")) {
         // Faster; a signal does not come through where the filter stops a process.
         strace.arg("--seccomp-bpf");
     }
-    strace.args(tamper.map(|tamper| format!("--inject={tamper}")));
+    strace.args(tamper);
     strace.arg(env!("CARGO_BIN_EXE_nodecert")).arg("--root").arg(site.root()).args(arguments);
     undisturbed(&mut strace);
     let output = strace.output().unwrap();
@@ -357,16 +362,45 @@ fn calls(log: &str, root: &Path) -> Vec<Call> {
     for line in log.lines() {
         let Some((pid, rest)) = line.split_once(' ') else { continue };
         let Some((name, arguments)) = rest.trim_start().split_once('(') else { continue };
-        let number = numbers.entry((pid, name)).or_default();
-        *number += 1;
         let reads = name.starts_with("openat") && !arguments.contains("O_CREAT");
-        if !arguments.contains(&*root.to_string_lossy()) {
-            continue;
+        let paths = paths(arguments, root);
+        let Some(at) = paths.first().cloned() else { continue };
+        for path in paths {
+            *numbers.entry((pid, name, path)).or_default() += 1;
         }
-        let (name, number) = (name.to_owned(), *number);
-        calls.push(Call { name, number, reads, about: about(arguments, root), line: line.to_owned() });
+        let number = numbers[&(pid, name, at.clone())];
+        let (name, about) = (name.to_owned(), about(arguments, root));
+        calls.push(Call { name, at, number, reads, about, line: line.to_owned() });
     }
     calls
+}
+
+/// The paths below the site by which strace(1) knows a call, `--trace-path`: those of its descriptors, and absolute
+/// ones, each once.
+fn paths(arguments: &str, root: &Path) -> Vec<String> {
+    let called = arguments.rsplit_once(") = ").map_or(arguments, |(called, _)| called);
+    let descriptors = called.split('<').skip(1).filter_map(|rest| rest.split('>').next());
+    let given = called.split('"').skip(1).step_by(2);
+    let below = |path: &str| path.strip_prefix(&*root.to_string_lossy()).map(str::to_owned);
+    let mut found = Vec::new();
+    for path in descriptors.chain(given).filter_map(below) {
+        if !found.contains(&path) {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// What a call is at, in another copy of the host: a new generation is called by the second in which it is made.
+fn places(before: &Site, call: &Call, root: &str) -> Vec<String> {
+    let made = call.at.split('/').find(|name| name.starts_with("20"));
+    let Some(made) = made.filter(|_| !before.path(call.at.trim_start_matches('/')).exists()) else {
+        return vec![format!("{root}{}", call.at)];
+    };
+    let now = SystemTime::now();
+    let named = |second| at(now + Duration::from_secs(second)).replace(['-', ':'], "");
+    let renamed = |second| call.at.replace(made.split('-').next().unwrap_or(made), &named(second));
+    (0..SOON).map(|second| format!("{root}{}", renamed(second))).collect()
 }
 
 /// The last names of descriptors' paths below the site, and the names given; drafts by what they are drafts
@@ -624,34 +658,32 @@ fn to_be_seen(site: &Site) -> String {
     String::from_utf8(seen.stdout).unwrap().trim_end().to_owned()
 }
 
-/// The same as `traced`, on a host of its own.
-fn traced_live(site: &Site, tamper: Option<&str>) -> (Output, Vec<Call>) {
+/// The same as `traced`, on a host of its own, with its hooks.
+fn traced_live(site: &Site, tamper: &str) -> (Output, Vec<Call>) {
     let strace = format!(
-        "umask 0077 && exec strace --follow-forks --decode-fds=path --quiet=all --signal=none --string-limit=300 --trace='{CHANGES}' --output=/log {} \"$@\"",
-        tamper.map(|tamper| format!("--inject={tamper}")).unwrap_or_default()
+        "umask 0077 && exec strace --follow-forks --decode-fds=path --quiet=all --signal=none --string-limit=300 \
+         --trace='{CHANGES}' --output=/log {tamper} \"$@\""
     );
     let output = site.live(&["/bin/sh", "-c", &strace, "sh"], &["run", "--force"]).output().unwrap();
     let log = site.read("log").unwrap_or_default();
     let _ = fs::remove_file(site.path("log"));
-    // The lock is the first thing that is written, and of each process that is told something is first, too.
-    let ours = ["/etc/web", "/etc/plain", "/var/lib/nodecert"];
-    let mut calls = calls(&log, Path::new("/"));
-    let of_a_file = |call: &Call| !call.reads && !call.line.contains("<pipe:");
-    calls.retain(|call| of_a_file(call) && ours.iter().any(|path| call.line.contains(path)));
+    let ours = ["/etc/web", "/etc/plain", "/var/lib/nodecert", "/run/nodecert"];
+    let mut calls = calls(&log, Path::new(""));
+    calls.retain(|call| !call.reads && ours.iter().any(|path| call.at.starts_with(path)));
     (output, calls)
 }
 
-/// The first try that meets the call.
-fn met(before: &Site, call: &Call, how: &str) -> (Site, Output) {
-    for _ in 0..TRIES {
-        let site = before.copy();
-        let (output, calls) = traced_live(&site, Some(&format!("{}:{how}:when={}", call.name, call.number)));
-        let met = calls.iter().find(|call| call.line.contains("(INJECTED)") || call.line.ends_with("= ?"));
-        if met.is_some_and(|met| met.name == call.name && met.about[0] == call.about[0]) {
-            return (site, output);
-        }
-    }
-    panic!("not met: {}", call.line);
+/// A run that something is done to at one call.
+fn tampered_live(before: &Site, call: &Call, how: &str) -> (Site, Output) {
+    let site = before.copy();
+    let places: String =
+        places(before, call, "").iter().map(|place| format!(" --trace-path={place}")).collect();
+    let (output, calls) =
+        traced_live(&site, &format!("--inject={}:{how}:when={}{places}", call.name, call.number));
+    let met = calls.iter().find(|call| call.line.contains("(INJECTED)") || call.line.ends_with("= ?"));
+    let is_met = met.is_some_and(|met| met.name == call.name && met.about[0] == call.about[0]);
+    assert!(is_met, "not met: {}\nbut {met:?}\n{}", call.line, said(&output));
+    (site, output)
 }
 
 /// How often the deed was done in a run that was disturbed, and in the next: whatever came first, at the end those
@@ -677,12 +709,12 @@ fn pays(site: &Site) -> Result<[usize; 2], String> {
 /// Disturbs every step of a run whose hook is owed.
 fn owed_at_every_step(how: impl Fn(usize) -> String) {
     let before = owing();
-    let (output, calls) = traced_live(&before.copy(), None);
+    let (output, calls) = traced_live(&before.copy(), "");
     assert!(output.status.success(), "{}", said(&output));
     assert!(calls.iter().filter(|call| call.line.contains("owed.json")).count() >= 4, "{calls:#?}");
     let (mut told, mut wrong) = (BTreeMap::<_, usize>::new(), Vec::new());
     for (at, call) in calls.iter().enumerate() {
-        let (site, output) = met(&before, call, &how(at));
+        let (site, output) = tampered_live(&before, call, &how(at));
         match pays(&site) {
             Ok(times) => *told.entry(times).or_default() += 1,
             Err(why) => wrong.push(format!("at {}: {why}\n{}", call.line, said(&output))),

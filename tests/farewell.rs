@@ -342,7 +342,8 @@ fn a_second_run_waits_for_the_first_a_bounded_time() {
     let ask = Ask { deadline: Duration::from_millis(700), ..Ask::default() };
     let refused = wait(run::run(&site.world, &ask)).unwrap_err();
     assert_eq!(refused.exit(), Exit::Temporary);
-    assert!(began.elapsed() >= Duration::from_millis(650), "{:?}", began.elapsed());
+    let waited = Duration::from_millis(650)..Duration::from_secs(30);
+    assert!(waited.contains(&began.elapsed()), "{:?}", began.elapsed());
     let said = nodecert::setting::chain(&refused);
     assert!(said.contains(&format!("process {}", std::process::id())), "{said}");
     assert_eq!(
@@ -373,12 +374,12 @@ etcd_servers = ["https://10.0.0.11:2379"]
 token = { file = "/etc/nodecert/monitor" }
 kubeconfig = "/etc/kubernetes/monitor.conf"
 [kube-apiserver.encryption]
-generate = true
+generate = "node01"
 [kube-controller-manager]
 [kube-scheduler]
 embed = true
 [service-account]
-generate = true
+generate = "node01"
 kind = "p256"
 "#;
 

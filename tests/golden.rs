@@ -13,6 +13,7 @@
 )]
 
 mod golden {
+    pub(crate) mod comparison;
     pub(crate) mod listing;
 }
 
@@ -69,13 +70,16 @@ fn check(folder: &Path) -> Result<(), String> {
     let first = nodecert(&root, &case.args);
     expect(&name, "first run", &first, case.exit, &case.says)?;
     let left = golden::listing::of(&root);
-    compare(&folder.join("expected.txt"), &name, &left)?;
+    golden::comparison::compare(&folder.join("expected.txt"), &name, &left)?;
 
     let second = nodecert(&root, &case.args);
     expect(&name, "second run", &second, case.exit, &case.again)?;
     let after = golden::listing::of(&root);
     if after != left {
-        return Err(format!("{name}: the second run changed something:\n{}", difference(&left, &after)));
+        return Err(format!(
+            "{name}: the second run changed something:\n{}",
+            golden::comparison::difference(&left, &after)
+        ));
     }
     Ok(())
 }
@@ -107,28 +111,4 @@ fn expect(name: &str, which: &str, output: &Output, exit: i32, says: &[String]) 
         Some(phrase) => Err(format!("{name}, {which} does not say {phrase:?}:\n{said}")),
         None => Ok(()),
     }
-}
-
-fn compare(path: &Path, name: &str, left: &str) -> Result<(), String> {
-    if std::env::var_os("NODECERT_BLESS").is_some() {
-        std::fs::write(path, left).expect("expected.txt");
-    }
-    let expected = std::fs::read_to_string(path).map_err(|e| format!("{name}: expected.txt: {e}"))?;
-    if expected == left {
-        Ok(())
-    } else {
-        Err(format!("{name} left something else:\n{}", difference(&expected, left)))
-    }
-}
-
-fn difference(before: &str, after: &str) -> String {
-    let gone = before
-        .lines()
-        .filter(|line| !after.lines().any(|other| other == *line))
-        .map(|line| format!("- {line}"));
-    let new = after
-        .lines()
-        .filter(|line| !before.lines().any(|other| other == *line))
-        .map(|line| format!("+ {line}"));
-    gone.chain(new).collect::<Vec<_>>().join("\n")
 }

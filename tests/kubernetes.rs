@@ -11,7 +11,9 @@
 
 mod bed;
 
-use bed::{Daemon, Etcd, EtcdRelease, Host, Kubernetes, Lan, eventually};
+use serde_json::Value;
+
+use bed::{Daemon, Ended, Etcd, EtcdRelease, Host, Kubernetes, Lan, eventually};
 
 const URL: &str = "https://10.99.0.5:6443";
 const SUPER_ADMIN: &str = "/etc/kubernetes/super-admin.conf";
@@ -97,6 +99,9 @@ fn a_real_control_plane_knows_each_identity_and_no_other() {
     let release = EtcdRelease::v3_4();
     let etcd = Etcd { host: &host, netns: lan.host(0), release: &release };
     etcd.install();
+    // The manifests stay when the same programs get their command lines by the environment instead.
+    host.configure(&as_pods(CONFIG));
+    host.nodecert("run").exits(0);
     host.configure(CONFIG);
     host.nodecert("run").exits(0);
 
@@ -109,6 +114,7 @@ fn a_real_control_plane_knows_each_identity_and_no_other() {
     components(&plane);
     let mut kubelet = plane.start_node();
     registered(&plane, &mut kubelet);
+    static_pods(&plane);
     nodes(&plane);
     wrong_ones(&plane);
     proxied(&plane);
@@ -130,8 +136,63 @@ fn a_real_control_plane_knows_each_identity_and_no_other() {
 
 /// What no log may say: of files that were not understood, and of certificates that were not accepted. The last
 /// is our own, where a wrong client is turned away.
-const BAD: [&str; 4] =
-    ["rejected connection", "lenient decoding", "unknown flag", "remote error: tls: bad certificate"];
+const BAD: [&str; 5] = [
+    "rejected connection",
+    "lenient decoding",
+    "unknown flag",
+    "process manifest",
+    "remote error: tls: bad certificate",
+];
+
+/// The programs of the control plane, which can run as static pods.
+const PODS: [&str; 3] = ["kube-apiserver", "kube-controller-manager", "kube-scheduler"];
+
+/// The same host with static pods, of images that no registry has.
+fn as_pods(config: &str) -> String {
+    let pod = |config: String, program: &&str| {
+        let table = format!("\n[{program}]\n");
+        let lines = format!("format = \"static-pod\"\nimage = \"localhost/{program}:v1.20.2\"\n");
+        config.replacen(&table, &(table.clone() + &lines), 1)
+    };
+    PODS.iter().fold(config.to_owned(), pod)
+}
+
+/// The kubelet has read each manifest to its last key: kube-apiserver's own check of it finds nothing strange, and
+/// the kubelet's mirror of the pod has all of it. That it runs would take images and a guest that may make cgroups.
+fn static_pods(plane: &Kubernetes<'_>) {
+    for program in PODS {
+        let check =
+            format!("create --dry-run=client --validate -o json -f /etc/kubernetes/manifests/{program}.yaml");
+        let written = json(&plane.kubectl(SUPER_ADMIN, &check));
+        let query = format!("-n kube-system get pod {program}-cp1 -o json");
+        eventually("a mirror of a static pod", || {
+            let said = plane.kubectl(SUPER_ADMIN, &query);
+            if said.status.success() { Ok(()) } else { Err(said.stderr) }
+        });
+        let mirror = json(&plane.kubectl(SUPER_ADMIN, &query));
+        for part in ["/metadata/labels", "/metadata/namespace", "/spec"] {
+            let (written, mirror) = (written.pointer(part).unwrap(), mirror.pointer(part).unwrap());
+            assert!(holds(mirror, written), "{program}{part}: {written} became {mirror}");
+        }
+    }
+}
+
+fn json(said: &Ended) -> Value {
+    serde_json::from_str(&said.stdout).unwrap_or_else(|why| panic!("{why}: {said:?}"))
+}
+
+/// Whether what is in `part` is in `whole` too.
+fn holds(whole: &Value, part: &Value) -> bool {
+    match (whole, part) {
+        (Value::Object(whole), Value::Object(part)) => {
+            part.iter().all(|(key, part)| whole.get(key).is_some_and(|whole| holds(whole, part)))
+        }
+        (Value::Array(whole), Value::Array(part)) => {
+            whole.len() == part.len() && whole.iter().zip(part).all(|(whole, part)| holds(whole, part))
+        }
+        _ => whole == part,
+    }
+}
 
 /// The kubelet makes its own node; kube-apiserver reaches it as the client that it is given for that, once that is
 /// bound, and no one else does.

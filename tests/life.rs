@@ -12,50 +12,13 @@ mod fake;
 mod site;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, SystemTime};
 
-use fake::{Fake, MOUNT};
+use fake::Fake;
 use nodecert::report::{Action, Exit};
 use nodecert::run::Ask;
 use site::{DAY, HOUR, Site, actions, configuration};
-
-#[test]
-fn published_anchors_are_read_again_after_a_day_and_not_before() {
-    let fake = Fake::start();
-    let site = Site::new(&fake);
-    assert_eq!(site.run().exit(), Exit::Done);
-    fake.forget();
-    fake.add_root();
-
-    site.later(&fake, 23 * HOUR);
-    assert!(site.run().is_idle());
-    assert_eq!(fake.asked(), [""; 0], "nothing is due");
-
-    site.later(&fake, 25 * HOUR);
-    let report = site.run();
-    assert_eq!((report.exit(), actions(&report)), (Exit::Done, vec![Action::Keep]));
-    assert_eq!(fake.asked(), [format!("GET /v1/{MOUNT}/ca_chain")], "the anchors alone");
-    assert_eq!(site.anchors(), 2, "the new root is trusted beside the old one");
-
-    fake.forget();
-    site.later(&fake, 26 * HOUR);
-    assert!(site.run().is_idle());
-    assert_eq!(fake.asked(), [""; 0]);
-}
-
-#[test]
-fn a_ca_that_is_away_when_its_anchors_are_to_be_read_again_leaves_what_is_there_in_force() {
-    let fake = Fake::start();
-    let site = Site::new(&fake);
-    site.run();
-    site.later(&fake, 2 * DAY);
-    drop(fake);
-    let report = site.run();
-    assert_eq!((report.exit(), actions(&report)), (Exit::Temporary, vec![Action::Keep]));
-    assert_eq!(site.anchors(), 1);
-    let boot = site.ask(&Ask { missing: true, ..Ask::default() });
-    assert!(boot.is_idle(), "a boot does not wait for what is merely due");
-}
 
 #[test]
 fn a_certificate_is_renewed_with_a_new_key_when_it_is_due_and_not_before() {
@@ -137,17 +100,51 @@ fn a_consumer_is_told_of_a_change_once_and_of_nothing_else() {
 }
 
 #[test]
-fn a_consumer_is_told_of_an_anchor_that_the_ca_publishes_later() {
+fn a_hook_is_called_for_what_it_names_alone() {
     let fake = Fake::start();
     let site = Site::new(&fake);
-    site.configure(&hook(&site).replace("run =", "on = [\"ca\"], run ="));
-    fs::write(site.path("allowed"), "").unwrap();
-    assert_eq!((site.run().exit(), site.told()), (Exit::Done, 1));
-    site.later(&fake, 2 * DAY);
-    assert_eq!((site.run().exit(), site.told()), (Exit::Done, 1), "the CA was asked and had nothing new");
+    let (leaf, ca) = (site.path("leaf"), site.path("ca"));
+    let run = |file: &std::path::Path| format!("[\"/bin/sh\", \"-c\", \"echo told >>{}\"]", file.display());
+    let (of_leaf, of_ca) = (run(&leaf), run(&ca));
+    site.configure(&format!(
+        "hooks = [{{ on = [\"leaf\"], run = {of_leaf} }}, {{ on = [\"ca\"], run = {of_ca} }}]\n"
+    ));
+    let told = || [&leaf, &ca].map(|file| fs::read_to_string(file).unwrap_or_default().lines().count());
+    site.run();
+    assert_eq!(told(), [1, 1]);
+    site.ask(&Ask { force: true, ..Ask::default() });
+    assert_eq!(told(), [2, 1]);
     fake.add_root();
-    site.later(&fake, 4 * DAY - HOUR);
-    assert_eq!((site.run().exit(), site.anchors(), site.told()), (Exit::Done, 2, 2));
+    site.later(&fake, 25 * HOUR);
+    assert_eq!((site.run().exit(), site.anchors(), told()), (Exit::Done, 2, [2, 2]));
+}
+
+#[test]
+fn a_consumer_is_told_when_all_that_it_reads_is_there() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    let reads = ["etc/web/pki/web.crt", "etc/web/pki/web.key", "etc/web/pki/ca.crt", "etc/web/tls.conf"];
+    let reads = reads.map(|file| site.path(file).display().to_string()).join(" ");
+    let seen = site.path("seen");
+    let hook = |on| format!("[{{ {on}run = [\"/bin/sh\", \"-c\", \"cat {reads} >{}\"] }}]\n", seen.display());
+    fs::write(site.path("etc/nodecert/tls.conf"), "server_name {{ hostname }};\n").unwrap();
+    let file = "path = \"/etc/web/tls.conf\"\ntemplate = \"/etc/nodecert/tls.conf\"\nneeds = [\"web\"]\n";
+    site.configure(&format!("hooks = {}[file.tls]\n{file}hooks = {}", hook("on = [\"leaf\"], "), hook("")));
+    let now = || reads.split(' ').flat_map(|file| fs::read(file).unwrap()).collect::<Vec<_>>();
+    let is_there = || fs::read(&seen).unwrap() == now();
+    let report = site.run();
+    assert!(report.exit() == Exit::Done && is_there(), "{}", report.done());
+    assert_eq!(report.owed.len(), 1, "leaf and file are one deed");
+
+    fs::remove_file(&seen).unwrap();
+    site.ask(&Ask { force: true, ..Ask::default() });
+    assert!(is_there(), "of a certificate");
+    fs::remove_file(&seen).unwrap();
+    fs::write(site.path("etc/nodecert/tls.conf"), "# and more\nserver_name {{ hostname }};\n").unwrap();
+    assert_eq!(site.run().exit(), Exit::Done);
+    assert!(is_there(), "of a file");
+    fs::remove_file(&seen).unwrap();
+    assert!(site.run().is_idle() && !seen.exists());
 }
 
 #[test]
@@ -168,6 +165,34 @@ fn a_hook_that_fails_stays_owed_until_it_is_done() {
     assert_eq!((site.run().exit(), site.told()), (Exit::Done, 1));
     assert!(site.run().is_idle() && site.look().owed.is_empty());
     assert_eq!(site.told(), 1);
+}
+
+#[test]
+fn what_will_be_owed_is_written_down_before_anything_changes() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    site.configure(&hook(&site).replace("run =", "on = [\"leaf\"], run ="));
+    let owed = while_the_ca_is_asked(&fake, &site, || {
+        fs::read_to_string(site.path("var/lib/nodecert/owed.json")).unwrap_or_default()
+    });
+    assert!(owed.contains("echo told"), "{owed}");
+    assert!(site.look().owed.is_empty(), "nothing has changed");
+}
+
+/// What is to be seen in the middle of a run: the CA has the request, and says nothing.
+fn while_the_ca_is_asked<T>(fake: &Fake, site: &Site, look: impl FnOnce() -> T) -> T {
+    fake.forget();
+    fake.misbehave("/sign", fake::Fault::Hang, 1);
+    let is_asked = || fake.asked().iter().any(|asked| asked.contains("/sign"));
+    std::thread::scope(|scope| {
+        let run = scope.spawn(|| site.ask(&Ask { deadline: Duration::from_secs(5), ..Ask::default() }));
+        while !is_asked() && !run.is_finished() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let seen = look();
+        assert_eq!(run.join().unwrap().exit(), Exit::Temporary);
+        seen
+    })
 }
 
 #[test]
@@ -233,8 +258,20 @@ fn a_copied_machine_makes_each_certificate_anew_once_even_while_one_ca_is_away()
 }
 
 #[test]
+fn a_copied_machine_knows_its_keys_for_another_s_also_when_the_power_goes_in_the_middle() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    fs::write(site.path("etc/machine-id"), "0123456789abcdef0123456789abcdef\n").unwrap();
+    site.run();
+    let own = "fedcba9876543210fedcba9876543210\n";
+    fs::write(site.path("etc/machine-id"), own).unwrap();
+    let state = ["machine-id", "cloned"].map(|file| site.path("var/lib/nodecert").join(file));
+    let seen = while_the_ca_is_asked(&fake, &site, || state.map(|file| fs::read_to_string(file).unwrap()));
+    assert_eq!(seen, [own, "web"]);
+}
+
+#[test]
 fn what_drifted_is_mended_in_the_run_that_learns_the_anchors() {
-    use std::os::unix::fs::PermissionsExt;
     let fake = Fake::start();
     let site = Site::new(&fake);
     site.run();
@@ -243,6 +280,21 @@ fn what_drifted_is_mended_in_the_run_that_learns_the_anchors() {
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
     let report = site.run();
     assert_eq!((report.exit(), actions(&report)), (Exit::Done, vec![Action::Repair]));
+    assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn what_drifted_is_mended_while_the_ca_is_away_too_and_that_it_is_away_is_said() {
+    use std::os::unix::fs::PermissionsExt;
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    site.run();
+    let key = fs::canonicalize(site.path("etc/web/pki/web.key")).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    site.later(&fake, 5 * DAY);
+    fake.misbehave("/v1/", fake::Fault::Status(503, None, "sealed"), usize::MAX);
+    let report = site.ask(&Ask { deadline: Duration::from_secs(1), ..Ask::default() });
+    assert!(report.exit() == Exit::Temporary && report.certificates[0].usable, "{}", report.done());
     assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
@@ -262,17 +314,6 @@ fn a_name_too_few_does_not_keep_a_consumer_from_starting_and_a_file_too_few_does
     assert!(!site.look().is_usable());
     assert_eq!(actions(&site.run()), [Action::Repair]);
     assert!(site.look().is_usable());
-}
-
-#[test]
-fn no_leaf_comes_before_its_trust_file() {
-    let fake = Fake::start();
-    let site = Site::new(&fake);
-    fs::create_dir_all(site.path("etc/web/pki")).unwrap();
-    fs::write(site.path("etc/web/pki/ca.crt"), "someone else's\n").unwrap();
-    assert_eq!(site.run().exit(), Exit::Fault);
-    assert!(!site.path("etc/web/pki/web.crt").exists(), "its trust file was refused");
-    assert_eq!(fs::read_to_string(site.path("etc/web/pki/ca.crt")).unwrap(), "someone else's\n");
 }
 
 #[test]
@@ -299,6 +340,7 @@ fn a_request_that_a_power_cut_brings_back_does_not_bring_back_its_key() {
 fn a_changed_address_leads_to_a_new_certificate_once_it_has_held() {
     let fake = Fake::start();
     let mut site = Site::detecting(&fake);
+    site.stand_still(&fake);
     assert_eq!(
         (site.run().exit(), actions(&site.look())),
         (Exit::Done, vec![Action::Keep]),
@@ -376,6 +418,28 @@ fn what_the_configuration_asks_for_waits_for_nothing() {
 }
 
 #[test]
+fn an_address_of_the_configuration_waits_for_nothing_either() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    site.reconfigure("ips = [\"10.0.0.11\"]", "ips = [\"{{ addresses }}\"]");
+    site.run();
+    site.reconfigure("addresses = [\"10.0.0.11\"]", "addresses = [\"10.0.0.12\"]");
+    assert_eq!(actions(&site.run()), [Action::Obtain]);
+}
+
+#[test]
+fn a_clock_that_was_ahead_holds_a_new_address_back_no_longer_than_another() {
+    let fake = Fake::start();
+    let mut site = Site::detecting(&fake);
+    site.run();
+    site.has_addresses("10.0.0.12");
+    for (clock, action) in [(DAY, Action::Blocked), (HOUR, Action::Blocked), (HOUR + 600, Action::Obtain)] {
+        site.later(&fake, clock);
+        assert_eq!(actions(&site.run()), [action], "{clock}");
+    }
+}
+
+#[test]
 fn a_name_that_is_due_anyway_and_a_boot_go_by_their_own_rules() {
     let fake = Fake::start();
     let mut site = Site::detecting(&fake);
@@ -423,41 +487,6 @@ fn a_consumer_is_told_of_anchors_that_the_run_itself_learns() {
     assert!(site.run().is_idle());
 }
 
-#[test]
-fn what_one_ca_has_put_into_a_shared_trust_file_stays_while_another_is_served() {
-    let (one, other) = (Fake::start(), Fake::start());
-    let site = Site::new(&one);
-    fs::write(site.path("etc/nodecert/other-ca.pem"), other.tls_pem()).unwrap();
-    let second = configuration(&other.url)
-        .replace("ca.etcd", "ca.other")
-        .replace("vault-ca", "other-ca")
-        .replace("certificate.web", "certificate.other")
-        .replace("\"etcd\"", "\"other\"\ntrusts = [\"etcd\", \"other\"]\nfiles = { cert = \"other.crt\", key = \"other.key\", ca = \"ca.crt\" }");
-    site.configure(&second.split_once("[ca.other]").map(|(_, rest)| format!("\n[ca.other]{rest}")).unwrap());
-    site.reconfigure("ca = \"etcd\"", "ca = \"etcd\"\ntrusts = [\"etcd\", \"other\"]");
-    let report = site.run();
-    assert_eq!((report.exit(), site.anchors()), (Exit::Done, 2), "{}", report.done());
-
-    site.later(&one, 25 * HOUR);
-    site.later(&other, 25 * HOUR);
-    one.add_root();
-    // The other comes later, and then its answer does not come at all.
-    other.misbehave("ca_chain", fake::Fault::Status(503, None, "sealed"), 1);
-    other.misbehave("/sign", fake::Fault::Status(503, None, "sealed"), usize::MAX);
-    let force = Ask { force: true, deadline: Duration::from_secs(3), ..Ask::default() };
-    let mut seen = Vec::new();
-    std::thread::scope(|scope| {
-        let run = scope.spawn(|| site.ask(&force).exit());
-        while !run.is_finished() {
-            seen.push(site.anchors());
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        assert_eq!(run.join().unwrap(), Exit::Temporary);
-    });
-    seen.dedup();
-    assert_eq!(seen, [2, 3], "the new root never leaves it");
-}
-
 /// A certificate of a Puppet CA, whose revocation lists are wanted as a file.
 fn with_lists(fake: &Fake) -> String {
     format!(
@@ -492,7 +521,9 @@ fn what_cannot_be_read_when_it_is_judged_again_is_said() {
 fn a_consumer_is_told_of_a_certificate_that_the_run_itself_finds_revoked() {
     let fake = Fake::start();
     let site = Site::new(&fake);
-    fs::write(site.path("config.toml"), with_lists(&fake) + &hook(&site)).unwrap();
+    // The list alone is read again: what the server's own certificate leads to are the anchors too.
+    let config = with_lists(&fake).replace("anchors.published = true\n", "");
+    fs::write(site.path("config.toml"), config + &hook(&site)).unwrap();
     fs::write(site.path("allowed"), "").unwrap();
     assert_eq!((site.run().exit(), site.told()), (Exit::Done, 1));
     let first = site.serial("web");
@@ -503,6 +534,20 @@ fn a_consumer_is_told_of_a_certificate_that_the_run_itself_finds_revoked() {
     assert_ne!(site.serial("web"), first);
     assert_eq!(site.told(), 2);
     assert!(site.run().is_idle());
+}
+
+/// There is no systemd here, so etcd rests: it reads what is there when it starts.
+#[test]
+fn a_unit_that_rests_is_told_nothing_and_nothing_is_said_of_it() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    site.configure(
+        "[ca.lab.local]\n[etcd]\nca = \"lab\"\ncluster = { node01 = \"10.0.0.11\", node02 = \"10.0.0.12\" }\n",
+    );
+    let report = site.run();
+    let told: Vec<_> = report.owed.iter().map(|line| line.deed.as_str()).collect();
+    assert_eq!((report.exit(), told), (Exit::Done, vec!["reload systemd's units"]), "{}", report.done());
+    assert!(site.look().owed.is_empty() && site.run().is_idle(), "it is not owed either");
 }
 
 /// A scheduler whose kubeconfig holds its certificate, and a kubelet that reads its own at its start only.
@@ -533,7 +578,7 @@ fn what_is_read_at_the_start_only_is_started_again_with_a_new_certificate() {
     site.ask(&Ask { force: true, ..Ask::default() });
     assert_ne!(kubeconfig(), first);
 
-    // There is no systemd here: what it would be told stays owed.
+    // There is no systemd here, and so no unit that runs: what it would be told is said all the same.
     site.world.tells = true;
     assert!(site.run().is_idle());
     let second = fs::read_to_string(site.path("etc/kubernetes/scheduler.conf")).unwrap();
@@ -544,4 +589,37 @@ fn what_is_read_at_the_start_only_is_started_again_with_a_new_certificate() {
         (owed, second == third),
         (vec!["restart kube-scheduler.service", "restart kubelet.service"], false)
     );
+}
+
+/// A control plane with a token that the operator gives.
+const TOKENS: &str = r#"
+[ca.k8s.local]
+[kube-apiserver]
+ca = "k8s"
+service_cidr = "10.96.0.0/12"
+etcd_servers = ["https://10.0.0.5:2379"]
+[kube-apiserver.tokens.monitor]
+token = { file = "/etc/nodecert/monitor" }
+replace = true
+"#;
+
+#[test]
+fn a_token_that_is_given_anew_restarts_who_reads_it_at_its_start_only() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    site.configure(TOKENS);
+    let give = |token: &str| {
+        fs::write(site.path("etc/nodecert/monitor"), token).unwrap();
+        fs::set_permissions(site.path("etc/nodecert/monitor"), PermissionsExt::from_mode(0o600)).unwrap();
+    };
+    give("the-first");
+    assert_eq!(site.run().exit(), Exit::Done);
+    assert!(site.run().is_idle());
+    give("the-second");
+    let report = site.run();
+    let told: Vec<_> = report.owed.iter().map(|line| line.deed.as_str()).collect();
+    assert_eq!((report.exit(), told), (Exit::Done, vec!["restart kube-apiserver.service"]));
+    let tokens = fs::read_to_string(site.path("etc/kubernetes/tokens.csv")).unwrap();
+    assert_eq!(tokens, "the-second,monitor,monitor\n");
+    assert!(site.run().is_idle());
 }

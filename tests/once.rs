@@ -91,6 +91,19 @@ fn a_changed_address_does_not_take_the_way_in_away() {
 }
 
 #[test]
+fn what_was_unwrapped_gives_way_to_another_token_that_came_since() {
+    let fake = Fake::start();
+    let site = site(&fake, "");
+    fake.misbehave("/approle/login", SEALED, usize::MAX);
+    assert_eq!(site.run().exit(), Exit::Temporary);
+    fake.behave();
+    fake.forget();
+    give(&site, &fake.wrap("auth/approle/role/etcd/secret-id"));
+    assert_eq!(site.run().exit(), Exit::Done);
+    assert!(paths(&fake).iter().any(|path| path.ends_with("wrapping/unwrap")), "{:?}", paths(&fake));
+}
+
+#[test]
 fn a_secret_is_kept_for_as_long_as_the_certificate_is_not_enough() {
     let fake = Fake::start();
     let site = site(&fake, ", wipe = true");
@@ -102,8 +115,11 @@ fn a_secret_is_kept_for_as_long_as_the_certificate_is_not_enough() {
     assert_eq!(site.run().exit(), Exit::Done);
     assert!(site.path(KEPT).exists() && site.path(FILE).exists());
     // The next one that works clears up.
+    fake.forget();
     assert_eq!(site.ask(&Ask { force: true, ..Ask::default() }).exit(), Exit::Done);
     assert!(!site.path(KEPT).exists() && !site.path(FILE).exists());
+    let logins = paths(&fake).iter().filter(|path| path.ends_with("cert/login")).count();
+    assert_eq!(logins, 1, "it came in by the certificate, and tries it no second time");
 }
 
 #[test]
@@ -146,7 +162,7 @@ fn a_secret_that_was_opened_elsewhere_or_too_late_says_what_to_look_at() {
     let report = site.run();
     assert_eq!(report.exit(), Exit::Refused);
     for words in [
-        "file /var/lib/nodecert/secrets/etcd is used or expired",
+        "file /var/lib/nodecert/secrets/etcd is used, expired or not a wrapping token",
         "-wrap-ttl",
         "state of this host lost",
         "revoke the secret_id",
@@ -154,6 +170,12 @@ fn a_secret_that_was_opened_elsewhere_or_too_late_says_what_to_look_at() {
     ] {
         assert!(report.done().contains(words), "{words}: {}", report.done());
     }
+    site.configure(
+        "[certificate.www]\nca = \"etcd\"\ncommon_name = \"www.example.com\"\ndirectory = \"/etc/www\"\n",
+    );
+    let told = site.run().done();
+    assert_eq!(told.matches("revoke the secret_id").count(), 1, "{told}");
+    assert!(told.contains("  the same as web\n") && told.ends_with("\nnot done: 2 failed\n"), "{told}");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! The Debian package on hosts that run: what it does to one when it comes, is replaced, and goes. `tests/package`
-//! builds it and says where it is.
+//! The packages on hosts that run: what they do to one when they come, are replaced, and go. `tests/package`
+//! builds them and says where they are.
 
 #![allow(
     clippy::disallowed_methods,
@@ -12,6 +12,7 @@
 mod bed;
 
 use std::path::PathBuf;
+use std::process::Command;
 
 use bed::{Debian, Guest, Lan};
 
@@ -77,7 +78,7 @@ fn runs_and_tells_a_story(guest: &Guest) {
     guest.write("/etc/nodecert/config.toml", CONFIGURATION);
     guest.must("systemctl start nodecert.service");
     let story = guest.must("journalctl --boot --output=cat --identifier=nodecert --unit nodecert.service");
-    assert!((8..=13).contains(&story.lines().count()), "{story}");
+    assert!((8..=12).contains(&story.lines().count()), "{story}");
     assert!(story.ends_with("done: 2 certificates and 3 files changed\n"), "{story}");
     let found =
         guest.must("journalctl --boot --output=cat NODECERT_CERTIFICATE=etcd-peer NODECERT_REASON=absent");
@@ -124,6 +125,68 @@ fn goes_and_says_what_stays(guest: &Guest) {
     let links = guest.must("find /etc/systemd /var/lib/systemd/deb-systemd-helper-enabled -name nodecert*");
     assert_eq!(links, "", "left by the package");
     guest.must("test ! -e /run/nodecert");
+}
+
+/// What Fedora and RHEL enable by themselves: nothing but what a preset names, systemd.preset(5).
+const NOTHING_BY_DEFAULT: (&str, &str) =
+    ("/usr/lib/systemd/system-preset/99-default-disable.preset", "disable *\n");
+/// rpm is not in the image: the machine's own, with its libraries beside it. No database knows Debian's packages.
+const RPM: &str = "#!/bin/sh\nLD_LIBRARY_PATH=/opt/rpm exec /opt/rpm/rpm --force-debian --nodeps \"$@\"\n";
+
+#[test]
+#[ignore = "needs servers: run tests/all"]
+fn the_rpm_installs_runs_upgrades_and_goes() {
+    let lan = Lan::of(&["10.99.0.1", "10.99.0.11"]);
+    let mut guest = Guest::new(Debian::Bookworm, "node12", lan.host(1));
+    guest.link("/etc/systemd/system/etcd.service", "/dev/null");
+    guest.write(NOTHING_BY_DEFAULT.0, NOTHING_BY_DEFAULT.1);
+    give_rpm_to(&guest);
+    assert_eq!(guest.boot_fully(), "running", "{}", guest.journal(""));
+    let is = |what: &str, unit: &str| guest.run(&format!("systemctl {what} {unit}")).stdout.trim().to_owned();
+
+    bring(&guest, "old.rpm");
+    guest.must("rpm --install /root/old.rpm");
+    guest.must("rpm --verify nodecert");
+    for unit in UNITS {
+        assert_eq!(is("is-enabled", unit), "enabled", "{unit}");
+    }
+    assert_eq!(is("is-active", "nodecert-renew.timer"), "active");
+    assert_eq!(is("is-active", "nodecert.service"), "inactive", "an installation waits for no CA");
+    guest.must("test -d /etc/kubernetes");
+    runs_and_tells_a_story(&guest);
+    let key = guest.must(&format!("sha256sum {KEY}"));
+
+    bring(&guest, "new.rpm");
+    guest.must("systemctl disable --now nodecert-renew.timer");
+    guest.must("rpm --upgrade /root/new.rpm");
+    assert_eq!(is("is-enabled", "nodecert-renew.timer"), "disabled");
+    assert_eq!(is("is-active", "nodecert-renew.timer"), "inactive");
+    assert_eq!(is("is-enabled", "nodecert.service"), "enabled");
+    guest.must("systemctl enable --now nodecert-renew.timer");
+    guest.must("rpm --upgrade --oldpackage /root/old.rpm");
+    assert_eq!(is("is-active", "nodecert-renew.timer"), "active");
+
+    guest.must("cp -r /usr/share/nodecert/systemd/etcd.service.d /etc/systemd/system/");
+    let gone = guest.must("rpm --erase nodecert");
+    assert!(gone.contains("  /etc/systemd/system/etcd.service.d/10-nodecert.conf\n"), "{gone}");
+    assert!(gone.contains("deleted no key"), "{gone}");
+    assert_eq!(is("is-active", "nodecert-renew.timer"), "inactive");
+    assert_eq!(guest.must("find /etc/systemd/system/multi-user.target.wants /etc/systemd/system/timers.target.wants /usr -name *nodecert*"), "");
+    assert_eq!(guest.must(&format!("sha256sum {KEY}")), key);
+}
+
+/// The C library is the guest's, which is of the same release.
+fn give_rpm_to(guest: &Guest) {
+    guest.write("/usr/local/bin/rpm", RPM);
+    guest.write("/opt/rpm/empty", "");
+    let script = r#"
+        chmod 0755 "$1/usr/local/bin/rpm"
+        cp -r /usr/lib/rpm "$1/usr/lib/"
+        cp /usr/bin/rpm "$1/opt/rpm/"
+        cp $(ldd /usr/bin/rpm | awk '$3 ~ "^/" && $1 !~ "^lib(c|m)\\." { print $3 }') "$1/opt/rpm/"
+    "#;
+    let status = Command::new("sh").args(["-euc", script, "sh"]).arg(guest.path("/")).status().unwrap();
+    assert!(status.success());
 }
 
 /// A package of `tests/package`, into the guest.

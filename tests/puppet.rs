@@ -74,6 +74,70 @@ fn is_verified(host: &Host, server: &Puppetserver) {
     assert_eq!(blocks(&host.read(CERT))[1..], blocks(&server.ca_pem())[..1], "leaf and intermediate");
 }
 
+/// Puppet Server 8, the one that renews. These come first in the order of their names, so that the one server
+/// starts beside the other.
+mod a_later_release_renews {
+    use super::*;
+
+    #[test]
+    #[ignore = "needs servers: run tests/all"]
+    fn and_keeps_key_and_names_and_blocks_new_ones() {
+        let release = PuppetRelease::V8;
+        let server = Puppetserver::with(PuppetConfig { release, ..PuppetConfig::default() });
+        let host = host(&server, "renewed.example.com", NAMES);
+        host.nodecert("run").exits(0);
+        is_verified(&host, &server);
+        let (first, key) = (inspect(&host.path(CERT)), host.read(KEY));
+        host.nodecert("run --force").exits(0);
+        is_verified(&host, &server);
+        let second = inspect(&host.path(CERT));
+        assert_ne!(second.fingerprint, first.fingerprint);
+        assert_eq!((host.read(KEY), &second.ips), (key, &first.ips));
+        assert!(second.not_after < first.not_after, "ten days, as its configuration says");
+        host.nodecert("run").exits(0).says("nothing to do");
+
+        let more = "dns = [\"more.example.com\"]";
+        configure(&host, &ca(&server, ""), "renewed.example.com", more);
+        let clean = "puppetserver ca clean --certname renewed.example.com";
+        host.nodecert("plan").says("blocked").says(clean);
+        host.nodecert("run").exits(77).says(clean);
+        assert_eq!(inspect(&host.path(CERT)).fingerprint, second.fingerprint);
+    }
+
+    /// What is in force stays, and the message names what is needed.
+    fn stays(renewal: Renewal, certname: &str, needed: &str) {
+        let config = PuppetConfig { release: PuppetRelease::V8, renewal, ..PuppetConfig::default() };
+        let server = Puppetserver::with(config);
+        let host = host(&server, certname, NAMES);
+        host.nodecert("run").exits(0);
+        is_verified(&host, &server);
+        let before = host.snapshot("/etc/web");
+        for _ in 0..2 {
+            let told = host.nodecert("run --force").exits(77).says(needed).says("stays until");
+            told.says(&format!("puppetserver ca clean --certname {certname}"));
+        }
+        assert_eq!(host.snapshot("/etc/web"), before);
+        host.nodecert("status --usable web").exits(0);
+        host.nodecert("run").exits(0).says("nothing to do");
+    }
+
+    #[test]
+    #[ignore = "needs servers: run tests/all"]
+    fn unless_it_is_switched_off() {
+        stays(
+            Renewal::Off,
+            "off.example.com",
+            "(404 Not Found): that needs Puppet Server 8 or later with allow-auto-renewal: true",
+        );
+    }
+
+    #[test]
+    #[ignore = "needs servers: run tests/all"]
+    fn unless_no_client_certificate_reaches_it() {
+        stays(Renewal::Unseen, "unseen.example.com", "client-auth: want");
+    }
+}
+
 mod all_is_signed {
     use super::*;
 
@@ -341,49 +405,15 @@ mod all_is_signed {
     }
 }
 
-/// The way for Kubernetes identities on a Puppet site: the Puppet CA says who the host is, and with that it
-/// logs in to the CA that may write `system:node:NAME` and an organization. One run, in two waves.
-#[test]
-#[ignore = "needs servers: run tests/all"]
-fn a_certificate_of_puppet_logs_in_to_vault_for_the_identities_of_a_kubelet() {
-    let server = Puppetserver::with(PuppetConfig { names: false, ..PuppetConfig::default() });
-    let bao = Openbao::start();
-    let pki = bao.pki("k8s");
-    for (role, other) in [("serving", "client_flag"), ("client", "server_flag")] {
-        pki.role(role, &json!({"organization": ["system:nodes"], other: false}));
+/// Runs until it waits for a signature, and says so in `words`; a busy machine may not get that far in one.
+fn waits(host: &Host, words: &str) -> Outcome {
+    for _ in 0..10 {
+        let run = host.nodecert("run --deadline 2s").exits(75);
+        if run.stdout.contains(words) {
+            return run;
+        }
     }
-    bao.admin(Method::POST, "sys/auth/cert", &json!({"type": "cert"}));
-    let trusted = json!({
-        "certificate": server.ca_pem(), "allowed_common_names": ["*.example.com"], "token_policies": [pki.policy()],
-    });
-    bao.admin(Method::POST, "auth/cert/certs/puppet", &trusted);
-
-    let host = Host::new();
-    host.write("/etc/nodecert/vault-ca.pem", &bao.tls_pem());
-    let k8s = format!(
-        r#"
-[ca.k8s]
-tls.file = "/etc/nodecert/vault-ca.pem"
-anchors.published = true
-[ca.k8s.vault]
-urls = ["{}"]
-mount = "{}"
-auth = [{{ cert = {{ certificate = "web" }} }}]
-[kubelet]
-ca = "k8s"
-role = "client"
-serving_role = "serving"
-api_server = "https://10.99.0.1:6443"
-node_name = "node01"
-"#,
-        bao.url(),
-        pki.mount
-    );
-    configure(&host, &format!("{}{k8s}", ca(&server, "")), "login.node01.example.com", "");
-    host.nodecert("run").exits(0);
-    is_verified(&host, &server);
-    let client = inspect(&host.path("/var/lib/kubelet/pki/kubelet-client.crt"));
-    assert_eq!(client.subject, "CN=system:node:node01,O=system:nodes");
+    panic!("no run came to say {words:?}");
 }
 
 mod a_person_signs {
@@ -391,17 +421,6 @@ mod a_person_signs {
 
     fn server() -> Puppetserver {
         Puppetserver::with(PuppetConfig { autosign: Autosign::Nothing, ..PuppetConfig::default() })
-    }
-
-    /// Runs until the CA has the request; a busy machine may not get that far in one.
-    fn pends(server: &Puppetserver, host: &Host, certname: &str) -> Outcome {
-        for _ in 0..10 {
-            let run = host.nodecert("run --deadline 2s").exits(75);
-            if !server.get(&format!("certificate_request/{certname}")).is_empty() {
-                return run;
-            }
-        }
-        panic!("no request for {certname} arrived");
     }
 
     /// As `puppetserver ca list` shows it.
@@ -434,14 +453,14 @@ mod a_person_signs {
         let server = server();
         let host = host(&server, "later.example.com", NAMES);
         let sign = "puppetserver ca sign --certname later.example.com";
-        let first = pends(&server, &host, "later.example.com").says(sign);
+        let first = waits(&host, "ca sign --certname later.example.com").says(sign);
         let shown = shown(&server, "later.example.com");
         assert_eq!(
             first.stderr.matches(&shown).count(),
             2,
             "once when the wait begins, once when it ends: {first:?}"
         );
-        host.nodecert("run --deadline 5s").exits(75).says(&shown);
+        waits(&host, &shown);
         server.set("later.example.com", "signed");
         host.nodecert("run").exits(0);
         is_verified(&host, &server);
@@ -452,17 +471,74 @@ mod a_person_signs {
     fn a_stored_request_of_another_host_or_with_other_names_is_not_waited_for() {
         let server = server();
         let first = host(&server, "stored.example.com", "");
-        pends(&server, &first, "stored.example.com");
+        waits(&first, "ca sign --certname stored.example.com");
         let second = host(&server, "stored.example.com", "");
         let clean = "puppetserver ca clean --certname stored.example.com";
         second.nodecert("run --deadline 30s").exits(77).says("another key").says(clean);
         configure(&first, &ca(&server, ""), "stored.example.com", NAMES);
         first.nodecert("run --deadline 30s").exits(77).says(clean);
         server.clean("stored.example.com");
-        pends(&server, &first, "stored.example.com");
+        waits(&first, "ca sign --certname stored.example.com");
         server.set("stored.example.com", "signed");
         first.nodecert("run").exits(0);
         is_verified(&first, &server);
+    }
+
+    /// A command that was said, between backticks.
+    fn said<'a>(told: &'a Outcome, verb: &str) -> &'a str {
+        let command =
+            told.stdout.split('`').find(|part| part.starts_with(&format!("puppetserver ca {verb}")));
+        command.unwrap_or_else(|| panic!("no {verb} in {told:?}"))
+    }
+
+    #[test]
+    #[ignore = "needs servers: run tests/all"]
+    fn the_commands_that_are_said_show_sign_and_free() {
+        let server = server();
+        let first = host(&server, "said.example.com", NAMES);
+        let told = waits(&first, "ca sign");
+        let listed = server.operator(said(&told, "list"));
+        assert!(listed.contains(&shown(&server, "said.example.com")), "{listed}");
+        let second = host(&server, "said.example.com", NAMES);
+        let refused = second.nodecert("run --deadline 60s").exits(77);
+        assert!(refused.stdout.contains("request with another key"), "{refused:?}");
+        // It takes a request out; and then a certificate.
+        server.operator(said(&refused, "clean"));
+        server.operator(said(&waits(&second, "ca sign"), "sign"));
+        second.nodecert("run").exits(0);
+        is_verified(&second, &server);
+        server.operator(said(&first.nodecert("run --deadline 60s").exits(77), "clean"));
+        server.operator(said(&waits(&first, "ca sign"), "sign"));
+        first.nodecert("run").exits(0);
+        is_verified(&first, &server);
+    }
+
+    /// Puppet's own table of them.
+    #[test]
+    #[ignore = "needs servers: run tests/all"]
+    fn every_name_of_an_extension_stands_for_puppets_own_number() {
+        let table = std::fs::read_to_string("/usr/lib/ruby/vendor_ruby/puppet/ssl/oids.rb").unwrap();
+        let quoted =
+            |row: &str| row.split(['"', '\'']).skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
+        let rows = table.lines().filter(|line| line.contains("\"1.3.6.1.4.1.34380.1.")).map(quoted);
+        let names: Vec<_> = rows.filter(|row| row[1].starts_with("pp_")).collect();
+        assert!(names.len() >= 28, "{names:?}");
+        let server = server();
+        let host = Host::new();
+        let each = names.iter().map(|row| format!("{} = \"as {}\"", row[1], row[1])).collect::<Vec<_>>();
+        let extended = ca(&server, &format!("extensions = {{ {} }}", each.join(", ")));
+        configure(&host, &extended, "extended.example.com", "");
+        waits(&host, "ca sign");
+        host.write("/stored.pem", &server.stored("extended.example.com"));
+        let text = must(
+            Command::new("openssl").args(["req", "-noout", "-text", "-in"]).arg(host.path("/stored.pem")),
+        );
+        for row in names {
+            let there = text.split(&format!(" {}:", row[0])).nth(1);
+            let own =
+                there.unwrap_or_else(|| panic!("no {row:?} in {text}")).split(" 1.3.6.").next().unwrap();
+            assert!(own.contains(&format!("as {}\n", row[1])), "{row:?}: {own}");
+        }
     }
 
     #[test]
@@ -482,7 +558,7 @@ mod a_person_signs {
     fn a_revoked_certificate_is_served_and_not_installed() {
         let server = server();
         let host = host(&server, "revoked.example.com", "");
-        pends(&server, &host, "revoked.example.com");
+        waits(&host, "ca sign --certname revoked.example.com");
         server.set("revoked.example.com", "signed");
         server.set("revoked.example.com", "revoked");
         assert!(!server.get("certificate/revoked.example.com").is_empty(), "it is served all the same");
@@ -492,29 +568,32 @@ mod a_person_signs {
             .says("puppetserver ca clean --certname revoked.example.com");
         assert!(!host.path(CERT).exists());
         server.clean("revoked.example.com");
-        pends(&server, &host, "revoked.example.com");
+        waits(&host, "ca sign --certname revoked.example.com");
         server.set("revoked.example.com", "signed");
         host.nodecert("run").exits(0);
         is_verified(&host, &server);
     }
-}
 
-#[test]
-#[ignore = "needs servers: run tests/all"]
-fn a_restart_of_the_server_during_a_wait_is_waited_out() {
-    let server =
-        Puppetserver::with(PuppetConfig { autosign: Autosign::Nothing, alone: 1, ..PuppetConfig::default() });
-    let host = host(&server, "restart.example.com", "");
-    let run = host.start_nodecert("run --deadline 90s");
-    server.stored("restart.example.com");
-    server.restart();
-    eventually("the signature", || match server.get("status").is_empty() {
-        _ if !server.stored("restart.example.com").is_empty() => Ok(()),
-        _ => Err("no request".to_owned()),
-    });
-    server.set("restart.example.com", "signed");
-    Outcome::wait(run).exits(0);
-    is_verified(&host, &server);
+    #[test]
+    #[ignore = "needs servers: run tests/all"]
+    fn when_the_server_restarts_during_a_wait_that_is_waited_out() {
+        let server = Puppetserver::with(PuppetConfig {
+            autosign: Autosign::Nothing,
+            alone: true,
+            ..PuppetConfig::default()
+        });
+        let host = host(&server, "restart.example.com", "");
+        let run = host.start_nodecert("run --deadline 90s");
+        server.stored("restart.example.com");
+        server.restart();
+        eventually("the signature", || match server.get("status").is_empty() {
+            _ if !server.stored("restart.example.com").is_empty() => Ok(()),
+            _ => Err("no request".to_owned()),
+        });
+        server.set("restart.example.com", "signed");
+        Outcome::wait(run).exits(0);
+        is_verified(&host, &server);
+    }
 }
 
 mod a_policy_signs {
@@ -577,7 +656,7 @@ mod a_policy_signs {
     #[ignore = "needs servers: run tests/all"]
     fn a_wrong_password_leaves_the_request_to_a_person() {
         let (server, host) = asked_with("simsalabim", "wrong.example.com");
-        host.nodecert("run --deadline 5s").exits(75).says("ca sign").keeps_secret(&["simsalabim"]);
+        waits(&host, "ca sign").keeps_secret(&["simsalabim"]);
         server.set("wrong.example.com", "signed");
         host.nodecert("run").exits(0);
         is_verified(&host, &server);
@@ -593,7 +672,7 @@ mod a_policy_signs {
         ] {
             let (server, host) = asked_with(PASSWORD, certname);
             configure(&host, &ca(&server, ATTRIBUTES), certname, names);
-            host.nodecert("run --deadline 5s").exits(75).says("ca sign");
+            waits(&host, "ca sign");
             assert!(server.get(&format!("certificate/{certname}")).is_empty());
         }
     }
@@ -603,28 +682,38 @@ mod a_policy_signs {
     #[ignore = "needs servers: run tests/all"]
     fn a_password_that_changes_while_the_request_waits_is_said_and_loses_nothing() {
         let (server, host) = asked_with("simsalabim", "changed.example.com");
-        host.nodecert("run --deadline 5s").exits(75).says("ca sign");
+        waits(&host, "ca sign");
         let stored = server.stored("changed.example.com");
         host.write_secret(SECRET, PASSWORD);
         let clean = "puppetserver ca clean --certname changed.example.com";
-        host.nodecert("run --deadline 5s")
-            .exits(75)
-            .says("other `attributes`")
-            .says(clean)
-            .keeps_secret(&[PASSWORD]);
+        waits(&host, "other `attributes`").says(clean).keeps_secret(&[PASSWORD]);
         assert_eq!(server.stored("changed.example.com"), stored);
         server.set("changed.example.com", "signed");
         host.nodecert("run").exits(0);
         is_verified(&host, &server);
 
         let (server, host) = asked_with("simsalabim", "cleaned.example.com");
-        host.nodecert("run --deadline 5s").exits(75).says("ca sign");
+        waits(&host, "ca sign");
         host.write_secret(SECRET, PASSWORD);
         server.clean("cleaned.example.com");
         host.nodecert("run").exits(0);
         is_verified(&host, &server);
     }
 
+    #[test]
+    #[ignore = "needs servers: run tests/all"]
+    fn a_password_that_is_not_there_yet_is_waited_for() {
+        let (server, host) = asked_with(PASSWORD, "early.example.com");
+        std::fs::remove_file(host.path("/var/lib/nodecert/secrets/autosign")).unwrap();
+        host.nodecert("run").exits(75).says("/var/lib/nodecert/secrets/autosign");
+        assert!(server.get("certificate_request/early.example.com").is_empty());
+    }
+}
+
+mod another_policy_signs {
+    use super::*;
+
+    const SECRET: &str = "/var/lib/nodecert/secrets/rack";
     /// Signs what has both, and looks at nothing else.
     const BY_NUMBER: &str = "#!/bin/sh
 csr=$(openssl req -noout -text) || exit 1
@@ -646,19 +735,10 @@ echo \"$csr\" | grep -A1 '1.3.6.1.4.1.34380.1.2.7:' | grep -q 'row 5$'
             configure(&host, &ca(&server, &with), certname, "");
             host
         };
-        asked("rack8.example.com", "rack 8").nodecert("run --deadline 5s").exits(75).says("ca sign");
+        waits(&asked("rack8.example.com", "rack 8"), "ca sign");
         let host = asked("rack9.example.com", "rack 9");
         host.nodecert("run").exits(0);
         is_verified(&host, &server);
-    }
-
-    #[test]
-    #[ignore = "needs servers: run tests/all"]
-    fn a_password_that_is_not_there_yet_is_waited_for() {
-        let (server, host) = asked_with(PASSWORD, "early.example.com");
-        std::fs::remove_file(host.path("/var/lib/nodecert/secrets/autosign")).unwrap();
-        host.nodecert("run").exits(75).says("/var/lib/nodecert/secrets/autosign");
-        assert!(server.get("certificate_request/early.example.com").is_empty());
     }
 }
 
@@ -685,70 +765,51 @@ mod names_are_not_signed {
         let host = host(&server, "sans.example.com", NAMES);
         host.nodecert("run").exits(77).says("allow-subject-alt-names: true");
         // The refusal has stored the request all the same, and it is still ours.
-        host.nodecert("run --deadline 5s").exits(75).says("ca sign --certname sans.example.com");
+        waits(&host, "ca sign --certname sans.example.com");
     }
-}
 
-/// Puppet Server 8, the one that renews. These come last in the order of their names, so that the servers are
-/// exchanged once.
-mod renewal {
-    use super::*;
-
+    /// The way for Kubernetes identities on a Puppet site: the Puppet CA says who the host is, and with that it
+    /// logs in to the CA that may write `system:node:NAME` and an organization. One run, in two waves.
     #[test]
     #[ignore = "needs servers: run tests/all"]
-    fn a_renewal_keeps_key_and_names_and_blocks_new_ones() {
-        let release = PuppetRelease::V8;
-        let server = Puppetserver::with(PuppetConfig { release, ..PuppetConfig::default() });
-        let host = host(&server, "renewed.example.com", NAMES);
-        host.nodecert("run").exits(0);
-        is_verified(&host, &server);
-        let (first, key) = (inspect(&host.path(CERT)), host.read(KEY));
-        host.nodecert("run --force").exits(0);
-        is_verified(&host, &server);
-        let second = inspect(&host.path(CERT));
-        assert_ne!(second.fingerprint, first.fingerprint);
-        assert_eq!((host.read(KEY), &second.ips), (key, &first.ips));
-        assert!(second.not_after < first.not_after, "ten days, as its configuration says");
-        host.nodecert("run").exits(0).says("nothing to do");
-
-        let more = "dns = [\"more.example.com\"]";
-        configure(&host, &ca(&server, ""), "renewed.example.com", more);
-        let clean = "puppetserver ca clean --certname renewed.example.com";
-        host.nodecert("plan").says("blocked").says(clean);
-        host.nodecert("run").exits(77).says(clean);
-        assert_eq!(inspect(&host.path(CERT)).fingerprint, second.fingerprint);
-    }
-
-    /// What is in force stays, and the message names what is needed.
-    fn stays(renewal: Renewal, certname: &str, needed: &str) {
-        let config = PuppetConfig { release: PuppetRelease::V8, renewal, ..PuppetConfig::default() };
-        let server = Puppetserver::with(config);
-        let host = host(&server, certname, NAMES);
-        host.nodecert("run").exits(0);
-        is_verified(&host, &server);
-        let before = host.snapshot("/etc/web");
-        for _ in 0..2 {
-            let told = host.nodecert("run --force").exits(77).says(needed).says("stays until");
-            told.says(&format!("puppetserver ca clean --certname {certname}"));
+    fn a_certificate_of_puppet_logs_in_to_vault_for_the_identities_of_a_kubelet() {
+        let server = server();
+        let bao = Openbao::start();
+        let pki = bao.pki("k8s");
+        for (role, other) in [("serving", "client_flag"), ("client", "server_flag")] {
+            pki.role(role, &json!({"organization": ["system:nodes"], other: false}));
         }
-        assert_eq!(host.snapshot("/etc/web"), before);
-        host.nodecert("status --usable web").exits(0);
-        host.nodecert("run").exits(0).says("nothing to do");
-    }
+        bao.admin(Method::POST, "sys/auth/cert", &json!({"type": "cert"}));
+        let trusted = json!({
+            "certificate": server.ca_pem(), "allowed_common_names": ["*.example.com"], "token_policies": [pki.policy()],
+        });
+        bao.admin(Method::POST, "auth/cert/certs/puppet", &trusted);
 
-    #[test]
-    #[ignore = "needs servers: run tests/all"]
-    fn is_missed_where_it_is_switched_off() {
-        stays(
-            Renewal::Off,
-            "off.example.com",
-            "(404 Not Found): that needs Puppet Server 8 or later with allow-auto-renewal: true",
+        let host = Host::new();
+        host.write("/etc/nodecert/vault-ca.pem", &bao.tls_pem());
+        let k8s = format!(
+            r#"
+    [ca.k8s]
+    tls.file = "/etc/nodecert/vault-ca.pem"
+    anchors.published = true
+    [ca.k8s.vault]
+    urls = ["{}"]
+    mount = "{}"
+    auth = [{{ cert = {{ certificate = "web" }} }}]
+    [kubelet]
+    ca = "k8s"
+    role = "client"
+    serving_role = "serving"
+    api_server = "https://10.99.0.1:6443"
+    node_name = "node01"
+    "#,
+            bao.url(),
+            pki.mount
         );
-    }
-
-    #[test]
-    #[ignore = "needs servers: run tests/all"]
-    fn is_missed_where_no_client_certificate_reaches_the_server() {
-        stays(Renewal::Unseen, "unseen.example.com", "client-auth: want");
+        configure(&host, &format!("{}{k8s}", ca(&server, "")), "login.node01.example.com", "");
+        host.nodecert("run").exits(0);
+        is_verified(&host, &server);
+        let client = inspect(&host.path("/var/lib/kubelet/pki/kubelet-client.crt"));
+        assert_eq!(client.subject, "CN=system:node:node01,O=system:nodes");
     }
 }

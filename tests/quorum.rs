@@ -225,6 +225,21 @@ fn members_that_have_their_own_turn_are_asked_again() {
     assert_eq!((done, cluster.leases()), (1, vec![]));
 }
 
+/// As where a cluster's clients turn to TLS, and with it to another port.
+#[test]
+fn a_member_that_is_back_at_another_of_its_addresses_is_found_there() {
+    let cluster = Cluster::new();
+    let at = |name| format!("{} {}", cluster.member(name, Mood::Moves), cluster.member(name, Mood::Well));
+    let members = [
+        ("node01", cluster.member("node01", Mood::Well)),
+        ("node02", at("node02")),
+        ("node03", at("node03")),
+    ];
+    let (done, result) = turn(&cluster, &members);
+    result.unwrap();
+    assert_eq!((done, cluster.leases()), (1, vec![]));
+}
+
 #[rstest]
 #[case(Mood::StallsLocks, true, "node02: time-out")]
 #[case(Mood::OtherLock, true, "gave another lock")]

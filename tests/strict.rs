@@ -18,7 +18,7 @@ use std::path::Path;
 
 use nodecert::config::{self, Text};
 use nodecert::facts::{self, Host, Sources};
-use nodecert::file::Content;
+use nodecert::file::{Content, File};
 use nodecert::node;
 use serde::Deserialize;
 use serde_json::Value;
@@ -31,6 +31,7 @@ ca = "k8s"
 embed = true
 api_server = "https://api.example.com:6443"
 service_cidr = "10.96.0.0/12"
+cluster_cidr = "10.244.0.0/16"
 etcd_servers = ["https://10.0.0.5:2379"]
 [kube-apiserver]
 format = "static-pod"
@@ -82,17 +83,72 @@ fn a_key_that_no_reader_knows_is_found() {
     assert!(decode(typo).unwrap_err().contains("clientCaFile"));
 }
 
-/// The YAML files of a host with this configuration, on the host that is in all its lists.
+/// Flags of the current Kubernetes, of those that are ever rendered: kubernetes.io "Component tools", v1.34. Old guides
+/// have others, such as `--etcd-ca-file` and `--kubelet-certfile`, and a program ends at a flag that it does not know.
+const FLAGS: [(&str, &str); 5] = [
+    (
+        "kube-apiserver",
+        "advertise-address secure-port service-cluster-ip-range tls-cert-file tls-private-key-file client-ca-file \
+         etcd-servers etcd-cafile etcd-certfile etcd-keyfile kubelet-client-certificate kubelet-client-key \
+         kubelet-certificate-authority kubelet-preferred-address-types proxy-client-cert-file proxy-client-key-file \
+         requestheader-client-ca-file requestheader-allowed-names requestheader-username-headers \
+         requestheader-group-headers requestheader-extra-headers-prefix service-account-issuer \
+         service-account-key-file service-account-signing-key-file token-auth-file encryption-provider-config \
+         authorization-mode enable-admission-plugins allow-privileged",
+    ),
+    (
+        "kube-controller-manager",
+        "kubeconfig authentication-kubeconfig authorization-kubeconfig client-ca-file root-ca-file \
+         service-account-private-key-file use-service-account-credentials controllers service-cluster-ip-range \
+         allocate-node-cidrs cluster-cidr bind-address leader-elect",
+    ),
+    (
+        "kube-scheduler",
+        "kubeconfig authentication-kubeconfig authorization-kubeconfig client-ca-file bind-address leader-elect",
+    ),
+    ("kubelet", "config kubeconfig hostname-override"),
+    ("kube-proxy", "config"),
+];
+
+#[test]
+fn every_flag_is_one_of_the_current_kubernetes() {
+    let current = RARE.replace("version = \"1.26\"", "format = \"drop-in\"");
+    let plain = ["kube-apiserver", "kube-controller-manager", "kube-scheduler"]
+        .map(|program| format!("format = \"static-pod\"\nimage = \"registry.k8s.io/{program}:v1.34.0\"\n"));
+    let plain = plain.iter().fold(RARE.to_owned(), |text, lines| text.replace(lines, ""));
+    let mut seen: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    for text in [current, plain.replace("version = \"1.26\"", "")] {
+        let (files, programs) = (files(&text), FLAGS.map(|(program, _)| program));
+        for (program, words) in programs.map(|program| (program, words(&files, program))) {
+            seen.entry(program).or_default().extend(words);
+        }
+    }
+    for (program, flags) in FLAGS {
+        let flags: BTreeSet<_> = flags.split_whitespace().map(str::to_owned).collect();
+        let strange: Vec<_> = seen[program].difference(&flags).collect();
+        assert!(strange.is_empty(), "{program} has no {strange:?}");
+        assert_eq!(seen[program], flags, "{program}: all were seen");
+    }
+    let older = words(&files(RARE), "kubelet");
+    assert!(older.contains(&"container-runtime".to_owned()), "gone since 1.27: {older:?}");
+}
+
+/// The names of the flags in a program's command line, wherever that stands.
+fn words(files: &[File], program: &str) -> Vec<String> {
+    let names = [format!("{program}-arguments"), format!("{program}-drop-in"), format!("{program}-manifest")];
+    let file = files.iter().find(|file| names.iter().any(|name| file.name.as_str() == name));
+    let line = match &file.unwrap_or_else(|| panic!("no command line of {program}")).content {
+        Content::Env(lines) => lines[0].1.clone(),
+        Content::Text(unit) => unit.clone(),
+        Content::Yaml(pod) => pod["spec"]["containers"][0]["command"].to_string().replace("\",\"", " "),
+        content => panic!("{content:?}"),
+    };
+    let flags = line.split_whitespace().filter_map(|word| word.strip_prefix("--")?.split('=').next());
+    flags.map(str::to_owned).collect()
+}
+
+/// The YAML files of a host with this configuration.
 fn rendered(text: &str) -> Vec<(String, Value)> {
-    let name = if text.contains("node02") { "node02" } else { "node01" };
-    let node = format!(
-        "[node]\nhostname = \"{name}\"\ndomain = \"example.com\"\naddresses = [\"10.0.0.{}\"]\n",
-        if name == "node02" { 12 } else { 11 }
-    );
-    let text = Text { path: "config.toml".into(), text: text.to_owned() + &node, private: true };
-    let config = config::parse(vec![text]).unwrap_or_else(|faults| panic!("{faults}"));
-    let facts = facts::gather(&config.node, &Host::default(), &Sources::default()).unwrap();
-    let node = node::expand(&config, &facts, &BTreeSet::new()).unwrap_or_else(|faults| panic!("{faults}"));
     let yaml = |content: &Content| match content {
         Content::Yaml(mapping) => Some(Value::Object(mapping.clone())),
         Content::Filled(inner, _) => match &**inner {
@@ -101,10 +157,21 @@ fn rendered(text: &str) -> Vec<(String, Value)> {
         },
         _ => None,
     };
-    node.files
-        .iter()
-        .filter_map(|file| Some((file.path.display().to_string(), yaml(&file.content)?)))
-        .collect()
+    let files = files(text);
+    files.iter().filter_map(|file| Some((file.path.display().to_string(), yaml(&file.content)?))).collect()
+}
+
+/// The files of a host with this configuration, on the host that is in all its lists.
+fn files(text: &str) -> Vec<File> {
+    let name = if text.contains("node02") { "node02" } else { "node01" };
+    let node = format!(
+        "[node]\nhostname = \"{name}\"\ndomain = \"example.com\"\naddresses = [\"10.0.0.{}\"]\n",
+        if name == "node02" { 12 } else { 11 }
+    );
+    let text = Text { path: "config.toml".into(), text: text.to_owned() + &node, private: true };
+    let config = config::parse(vec![text]).unwrap_or_else(|faults| panic!("{faults}"));
+    let facts = facts::gather(&config.node, &Host::default(), &Sources::default()).unwrap();
+    node::expand(&config, &facts, &BTreeSet::new()).unwrap_or_else(|faults| panic!("{faults}")).files
 }
 
 fn decode(mapping: Value) -> Result<String, String> {

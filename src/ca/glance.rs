@@ -30,7 +30,9 @@ pub enum GlanceError {
     )]
     Url(String),
     /// No answer, or none over TLS.
-    #[error("cannot look at {url}: {why}")]
+    #[error(
+        "cannot look at {url}: {why}; does the server run, and is it the right port? Vault listens on 8200, Puppet on 8140, cfssl on 8888"
+    )]
     Connect {
         /// Where.
         url: String,

@@ -23,7 +23,7 @@ const TTL: Duration = Duration::from_secs(90 * 86_400);
 /// Ten years.
 const ROOT_TTL: Duration = Duration::from_secs(3_652 * 86_400);
 /// Hosts' clocks differ a little.
-const SKEW: Duration = Duration::from_secs(60);
+pub(super) const SKEW: Duration = Duration::from_secs(60);
 
 /// `[ca.NAME.local]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]

@@ -215,6 +215,17 @@ impl Settings {
         matches!(self.kind, Kind::Puppet(_))
     }
 
+    /// How long before it signs them its certificates are valid: the default of a role's `not_before_duration`, a day
+    /// at a Puppet CA, and cfssl's default of `backdate`.
+    pub fn backdates(&self) -> Duration {
+        match self.kind {
+            Kind::Vault(_) => Duration::from_secs(30),
+            Kind::Puppet(_) => Duration::from_secs(24 * 3_600),
+            Kind::Cfssl(_) => Duration::from_secs(300),
+            Kind::Local(_) => local::SKEW,
+        }
+    }
+
     /// Where its server listens.
     pub fn urls(&self) -> &[String] {
         self.server().map_or(&[], |server| &server.urls)

@@ -22,6 +22,7 @@ use crate::https::{Trust, one_line};
 use crate::identity::{KeyKind, Usage};
 use crate::setting::{Name, Secret};
 
+mod advice;
 mod login;
 mod rung;
 mod settings;
@@ -228,22 +229,9 @@ impl Vault {
         Err(CaError::Refused {
             ca: self.ca.clone(),
             asked: call.asked.to_owned(),
-            advice: self.advice(answer.status.as_u16(), &said, call),
+            advice: advice::of(answer.status.as_u16(), &said, call, &self.settings.mount),
             said: format!("{} {said}", answer.status.as_u16()),
             url: answer.url,
-        })
-    }
-
-    fn advice(&self, status: u16, said: &str, call: &Call<'_>) -> String {
-        if status == 403 && !call.headers.contains_key(TOKEN) {
-            return "without a token this means that nothing is mounted there; see `mount` and `namespace`"
-                .to_owned();
-        }
-        let said = said.to_ascii_lowercase();
-        let known = ADVICE.iter().find(|(code, words, _)| *code == status && said.contains(words));
-        let path = call.path.trim_start_matches("/v1/");
-        known.map_or_else(String::new, |(_, _, advice)| {
-            advice.replace("PATH", path).replace("MOUNT", &self.settings.mount)
         })
     }
 
@@ -262,45 +250,6 @@ impl Vault {
 }
 
 const NO_ISSUER: &str = "an empty body: the mount has no issuer, make or import a CA certificate there";
-
-/// What to do about an answer: status, words in it (lower case), advice. The first that fits is given.
-const ADVICE: [(u16, &str, &str); 15] = [
-    (400, "unknown role", "set `role` to one of those that `bao list MOUNT/roles` shows"),
-    (
-        400,
-        "common name",
-        "see allowed_domains, allow_subdomains, allow_bare_domains and allow_any_name of the role",
-    ),
-    (400, "ip subject alternative name", "see allow_ip_sans of the role"),
-    (400, "uri subject alternative name", "see allowed_uri_sans of the role"),
-    (400, "subject alternate name", "see allowed_domains, allow_subdomains and allow_any_name of the role"),
-    (400, "key type", "see key_type of the role, or set `key` of the certificate"),
-    (400, "keys of type", "see key_type of the role, or set `key` of the certificate"),
-    (400, "-bit key", "see key_bits of the role, or set `key` of the certificate"),
-    (
-        400,
-        "secret id",
-        "role_id is wrong, or the secret_id is wrong, used up or expired; make a new one with `bao write -f auth/MOUNT/role/ROLE/secret-id` (where wrapped = true, with -wrap-ttl=1h)",
-    ),
-    (
-        400,
-        "beyond the expiration",
-        "the CA certificate of MOUNT ends before that; renew it, or ask for a shorter `ttl`",
-    ),
-    (
-        400,
-        "login certificate",
-        "see the trusted CA of that auth mount: it must be the one that signed this certificate",
-    ),
-    (401, "", "see `auth` of this CA"),
-    (403, "1 error occurred", "a policy of the token must allow `update` on PATH; is `mount` right?"),
-    (
-        403,
-        "",
-        "the token is wrong, expired or used up, or no policy of it allows PATH; see `auth` of this CA",
-    ),
-    (404, "", "nothing is mounted there; see `mount` and `namespace`"),
-];
 
 fn usage_name(usage: Usage) -> Value {
     match usage {

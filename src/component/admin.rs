@@ -65,7 +65,7 @@ impl Component for Settings {
                 user,
                 certificate,
                 embed: self.embed,
-                unit: None,
+                program: None,
                 replace: self.replace,
             }
             .render(expanded)

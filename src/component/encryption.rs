@@ -9,9 +9,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::generate::{Generate, Wanted};
-use super::{Surroundings, name, tokens};
+use super::{Surroundings, name, read_once, tokens};
 use crate::file::{Content, File, Fill};
-use crate::keepsake::{Form, Keepsake, TEXTS};
+use crate::keepsake::{self, Form, Keepsake};
 use crate::setting::{At, Fault, SecretSource};
 
 /// `[kube-apiserver.encryption]`
@@ -62,7 +62,7 @@ impl Settings {
         Ok(Keepsake {
             name: name(KEEPSAKE),
             form: Form::CipherKey,
-            path: Path::new(TEXTS).join(KEEPSAKE),
+            path: keepsake::place(&name(KEEPSAKE)),
             trace: Some(CONFIG.into()),
             origin: wanted.origin(around)?,
             setting: wanted.setting(),
@@ -89,6 +89,7 @@ impl Settings {
         });
         let content = Content::Yaml(value.as_object().cloned().unwrap_or_default());
         let content = Content::Filled(Box::new(content), vec![key]);
-        tokens::secret_file("kube-apiserver-encryption", Path::new(CONFIG), content, replace)
+        let file = tokens::secret_file("kube-apiserver-encryption", Path::new(CONFIG), content, replace);
+        read_once("kube-apiserver", file)
     }
 }

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::static_pod::Pod;
-use super::{open_file, pass_through};
+use super::{open_file, pass_through, read_once};
 use crate::file::{Content, File};
 use crate::setting::{At, Fault, Name};
 
@@ -84,7 +84,7 @@ impl Program<'_> {
         let [path, variable] = self.env;
         let file = format!("{}-arguments", self.name);
         let content = Content::Env(vec![(variable.to_owned(), self.line(&file)?)]);
-        Ok(open_file(&file, path, content, self.needs, self.replace))
+        Ok(read_once(self.name, open_file(&file, path, content, self.needs, self.replace)))
     }
 
     /// systemd.service(5): an empty ExecStart= takes away the unit's own; percent and dollar stand twice.
@@ -93,7 +93,7 @@ impl Program<'_> {
         let path = format!("/etc/systemd/system/{}.service.d/50-nodecert.conf", self.name);
         let line = self.line(&file)?.replace('%', "%%").replace('$', "$$");
         let content = format!("[Service]\nExecStart=\nExecStart=/usr/bin/{} {line}\n", self.name);
-        Ok(open_file(&file, &path, Content::Text(content), self.needs, self.replace))
+        Ok(read_once(self.name, open_file(&file, &path, Content::Text(content), self.needs, self.replace)))
     }
 
     fn line(&self, file: &str) -> Result<String, Vec<Fault>> {

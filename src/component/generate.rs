@@ -32,7 +32,6 @@ pub(super) struct Wanted<'a> {
     pub(super) generate: Option<&'a At<Generate>>,
     pub(super) given: Option<&'a At<SecretSource>>,
     pub(super) etcd_servers: &'a [At<String>],
-    pub(super) api_server: Option<&'a At<String>>,
 }
 
 impl Wanted<'_> {
@@ -51,36 +50,40 @@ impl Wanted<'_> {
             (None, Some(given)) => Ok(Origin::Given(given.get_ref().clone())),
             (None, None) => Ok(Origin::Elsewhere("it is made where generate says so".to_owned())),
             (Some(generate), None) => match generate.get_ref() {
-                Generate::On(host) if is_here(around, host) => Ok(Origin::Made),
+                Generate::On(host) if host.parse::<IpAddr>().is_ok() => {
+                    let message =
+                        format!("{} generate takes the name of a host; an address can move", self.table);
+                    Err(vec![Fault::at(generate.span(), message)])
+                }
+                Generate::On(host) if is_name(around, host) => Ok(Origin::Made),
                 Generate::On(host) => Ok(Origin::Elsewhere(format!("{host} makes it"))),
                 Generate::Here(_) => self.first(around),
             },
         }
     }
 
-    /// Where hosts that hold etcd have one configuration, the first of them makes it; otherwise the host at
-    /// which the control plane is reached.
+    /// The first of the hosts that hold etcd makes it. `[etcd]` names them all; a list of servers does if it has
+    /// more than one, for each host may name its own member alone. Whom `api_server` names says nothing: each
+    /// host may name itself, and a virtual address is here while this host holds it.
     fn first(&self, around: Surroundings<'_>) -> Result<Origin, Vec<Fault>> {
-        let mut hosts = Vec::new();
-        for server in self.etcd_servers {
-            hosts.push(kubeconfig::host("etcd_servers", server)?);
+        let mut hosts = around.members.to_vec();
+        if hosts.is_empty() {
+            for server in self.etcd_servers {
+                hosts.push(kubeconfig::host("etcd_servers", server)?);
+            }
+            hosts.retain(|host| !is_loopback(host));
         }
-        let api = self.api_server.map(|url| kubeconfig::host("api_server", url)).transpose()?;
-        hosts.retain(|host| !is_loopback(host));
         // Each host may name its own member first: what is the same on all of them is the set.
         hosts.sort_by_cached_key(|host| (host.parse::<IpAddr>().ok(), host.to_ascii_lowercase()));
-        // Or each may name its own member alone; of [etcd] each names them all.
-        if hosts.len() < around.members.len() {
-            hosts = around.members.to_vec();
-        }
-        Ok(match (hosts.iter().position(|host| is_here(around, host)), hosts.first()) {
-            (Some(0), _) => Origin::Made,
-            (Some(_), Some(first)) => {
-                Origin::Elsewhere(format!("{first}, the first of etcd's members, makes it"))
-            }
-            _ if api.is_some_and(|api| is_own(around, api)) => Origin::Made,
-            _ => Origin::Elsewhere(format!(
-                "with generate = true every host of the control plane would make its own, for neither etcd_servers, [etcd] cluster nor api_server names this one: write generate = {:?}, the same on all of them",
+        hosts.dedup();
+        let place = hosts.iter().position(|host| is_here(around, host));
+        Ok(match place.filter(|_| hosts.len() > 1) {
+            Some(0) => Origin::Made,
+            Some(_) => Origin::Elsewhere(format!("{}, the first of etcd's members, makes it", hosts[0])),
+            // It is this host, or [etcd] would have no place for it.
+            None if around.members.len() == 1 => Origin::Made,
+            None => Origin::Elsewhere(format!(
+                "with generate = true every host of the control plane could make its own, for neither [etcd] cluster nor a list of etcd_servers says which is the first of them: write generate = {:?}, the same on all",
                 around.facts.hostname.value
             )),
         })
@@ -93,15 +96,13 @@ fn is_loopback(host: &str) -> bool {
 }
 
 fn is_here(around: Surroundings<'_>, host: &str) -> bool {
-    is_own(around, host) || around.facts.addresses.iter().any(|address| host.parse() == Ok(address.ip))
+    is_name(around, host) || around.facts.addresses.iter().any(|address| host.parse() == Ok(address.ip))
 }
 
-/// Not every address that is here is this host's own: a virtual one is here while this host holds it.
-fn is_own(around: Surroundings<'_>, host: &str) -> bool {
+fn is_name(around: Surroundings<'_>, host: &str) -> bool {
     let facts = around.facts;
     let names = [&facts.hostname.value, &facts.fqdn.value, &facts.nodename.value];
     names.iter().any(|name| name.eq_ignore_ascii_case(host))
-        || facts.primary.as_ref().is_some_and(|primary| host.parse() == Ok(primary.value))
 }
 
 #[cfg(test)]
@@ -112,8 +113,8 @@ mod tests {
     use crate::facts::{self, Host, Interface, Sources};
     use crate::node;
 
-    /// Whether a host with these addresses makes it, where that is left to the configuration.
-    fn is_first(addresses: &[&str], servers: &[&str], api: Option<&str>, members: &[&str]) -> bool {
+    /// Whether cp1 with these addresses makes it, by what `generate` and the lists of etcd's members say.
+    fn is_first(generate: Generate, addresses: &[&str], servers: &[&str], members: &[&str]) -> bool {
         let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
         let eth0 = Interface { name: "eth0".to_owned(), up: true, loopback: false, addresses };
         let host = Host { nodename: "cp1.example.com".to_owned(), interfaces: Some(vec![eth0]) };
@@ -128,44 +129,65 @@ mod tests {
             tables: &BTreeSet::new(),
             members,
         };
-        let url = |host: &str| At::new(0..0, format!("https://{host}:2379"));
-        let api = api.map(url);
+        let url = |host: &&str| At::new(0..0, format!("https://{host}:2379"));
         let wanted = Wanted {
             table: "[service-account]",
             key: "key",
-            generate: Some(&At::new(0..0, Generate::Here(true))),
+            generate: Some(&At::new(0..0, generate)),
             given: None,
-            etcd_servers: &servers.iter().map(|host| url(host)).collect::<Vec<_>>(),
-            api_server: api.as_ref(),
+            etcd_servers: &servers.iter().map(url).collect::<Vec<_>>(),
         };
-        wanted.origin(around).unwrap() == Origin::Made
+        wanted.origin(around).is_ok_and(|origin| origin == Origin::Made)
+    }
+
+    fn by_lists(addresses: &[&str], servers: &[&str], members: &[&str]) -> bool {
+        is_first(Generate::Here(true), addresses, servers, members)
     }
 
     #[test]
     fn one_host_is_the_first_however_each_orders_its_servers() {
         let orders = [["10.0.0.5", "10.0.0.11"], ["10.0.0.11", "10.0.0.5"]];
         for servers in orders {
-            assert!(is_first(&["10.0.0.5"], &servers, None, &[]), "{servers:?}");
-            assert!(!is_first(&["10.0.0.11"], &servers, None, &[]), "{servers:?}");
+            assert!(by_lists(&["10.0.0.5"], &servers, &[]), "{servers:?}");
+            assert!(!by_lists(&["10.0.0.11"], &servers, &[]), "{servers:?}");
         }
         for servers in [["CP2.example.com", "cp1.example.com"], ["cp1.example.com", "CP2.example.com"]] {
-            assert!(is_first(&["10.0.0.5"], &servers, None, &[]), "{servers:?}");
+            assert!(by_lists(&["10.0.0.5"], &servers, &[]), "{servers:?}");
         }
-        assert!(!is_first(&["10.0.0.5"], &["cp1.example.com", "cp0.example.com"], None, &[]));
-        assert!(!is_first(&["10.0.0.5"], &[], None, &["10.0.0.9", "10.0.0.5"]), "the order is [etcd]'s");
-        for (own, first) in [("10.0.0.9", true), ("10.0.0.5", false)] {
-            assert_eq!(
-                is_first(&[own], &[own], None, &["10.0.0.9", "10.0.0.5"]),
-                first,
-                "its own alone: {own}"
-            );
+        assert!(!by_lists(&["10.0.0.5"], &["cp1.example.com", "cp0.example.com"], &[]));
+        let all = ["10.0.0.9", "10.0.0.5"];
+        for (own, servers) in
+            [("10.0.0.9", vec!["10.0.0.9"]), ("10.0.0.9", all.to_vec()), ("10.0.0.9", vec![])]
+        {
+            assert!(!by_lists(&[own], &servers, &all), "{servers:?}: [etcd] names them all");
+            assert!(by_lists(&["10.0.0.5"], &servers, &all), "{servers:?}: [etcd] names them all");
+        }
+        assert!(by_lists(&["10.0.0.5"], &["127.0.0.1"], &["etcd.internal"]), "a cluster of one");
+    }
+
+    /// Another host can say the same of itself.
+    #[test]
+    fn no_host_is_the_first_where_each_may_name_itself() {
+        for (addresses, servers) in [
+            // etcd is elsewhere.
+            (&["10.0.0.5"][..], &["10.0.0.11", "10.0.0.12"][..]),
+            (&["10.0.0.5"], &[]),
+            // Its own member alone.
+            (&["10.0.0.5"], &["10.0.0.5"]),
+            (&["10.0.0.5"], &["10.0.0.5", "127.0.0.1"]),
+            (&["10.0.0.5"], &["10.0.0.5", "10.0.0.5", "localhost"]),
+            // A virtual address, which is here for now, also as the primary one.
+            (&["10.0.0.5", "10.0.0.100"], &["10.0.0.100"]),
+            (&["10.0.0.100", "10.0.0.5"], &["10.0.0.100"]),
+        ] {
+            assert!(!by_lists(addresses, servers, &[]), "{addresses:?} {servers:?}");
         }
     }
 
     #[test]
-    fn a_virtual_address_makes_no_host_the_first() {
-        assert!(is_first(&["10.0.0.5", "10.0.0.100"], &[], Some("10.0.0.5"), &[]));
-        assert!(is_first(&["10.0.0.5"], &[], Some("cp1.example.com"), &[]));
-        assert!(!is_first(&["10.0.0.5", "10.0.0.100"], &[], Some("10.0.0.100"), &[]));
+    fn the_host_that_is_named_makes_it_and_an_address_names_no_host() {
+        let named = |name: &str| is_first(Generate::On(name.to_owned()), &["10.0.0.5"], &[], &[]);
+        assert!(named("cp1") && named("CP1.example.com"));
+        assert!(!named("cp2") && !named("10.0.0.5"));
     }
 }

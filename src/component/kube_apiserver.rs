@@ -18,9 +18,10 @@ use super::static_pod::Pod;
 use super::tokens::{self, Token};
 use super::{
     Certificates, Component, Expanded, Surroundings, encryption, kubeconfig, kubernetes, literals, name,
-    names, path, yes,
+    names, path, restart, yes,
 };
 use crate::certificate::{self, Certificate};
+use crate::deed::Event;
 use crate::facts::Cidr;
 use crate::file::File;
 use crate::identity::{Usage, dns_name};
@@ -66,6 +67,7 @@ pub(super) fn default_port() -> u16 {
     6443
 }
 
+const NAME: &str = "kube-apiserver";
 const SERVING: &str = "kube-apiserver-serving";
 const ETCD: &str = "kube-apiserver-etcd-client";
 const KUBELET: &str = "kube-apiserver-kubelet-client";
@@ -86,6 +88,7 @@ impl Component for Settings {
         std::iter::once(&self.ca).chain(more.into_iter().flatten()).collect()
     }
 
+    /// All are read again when they change, but for the CAs of etcd and of kubelets.
     fn certificates(&self, around: Surroundings<'_>) -> Result<Certificates, Vec<Fault>> {
         let ca = &self.ca;
         let etcd = self.etcd_ca.as_ref().unwrap_or(ca);
@@ -93,10 +96,12 @@ impl Component for Settings {
         let mut kubelet =
             kubernetes(ca, KUBELET, Usage::Client, "apiserver-kubelet-client", self.kubelet_trust());
         kubelet.trusts = Some(vec![self.kubelet_ca.as_ref().unwrap_or(ca).clone()]);
+        kubelet.hooks = Some(restart(Event::Ca, NAME));
+        let etcd = kubernetes(etcd, ETCD, Usage::Client, "apiserver-etcd-client", "etcd/ca.crt");
         Ok(vec![
             (name(SERVING), self.serving(around)?),
             (name(KUBELET), kubelet),
-            (name(ETCD), kubernetes(etcd, ETCD, Usage::Client, "apiserver-etcd-client", "etcd/ca.crt")),
+            (name(ETCD), certificate::Settings { hooks: Some(restart(Event::Ca, NAME)), ..etcd }),
             (
                 name(FRONT_PROXY),
                 kubernetes(
@@ -129,7 +134,7 @@ impl Component for Settings {
         let flags = self.flags(around, [serving, kubelet, etcd, front_proxy])?;
         let flags = flags::with_args(flags, self.args.as_ref(), &OPEN)?;
         let program = Program {
-            name: "kube-apiserver",
+            name: NAME,
             table: self.ca.span(),
             env: ["/etc/kubernetes/apiserver", "KUBE_API_ARGS"],
             flags,
@@ -158,14 +163,7 @@ impl Settings {
 
     /// What is known of the hosts that have the same secrets.
     fn wanted(&self) -> Wanted<'_> {
-        Wanted {
-            table: "",
-            key: "",
-            generate: None,
-            given: None,
-            etcd_servers: &self.etcd_servers,
-            api_server: self.api_server.as_ref(),
-        }
+        Wanted { table: "", key: "", generate: None, given: None, etcd_servers: &self.etcd_servers }
     }
 
     /// Kubelets may be signed by a CA of their own; then its anchors are no clients' anchors.

@@ -6,11 +6,10 @@ use serde_json::{Map, Value, json};
 use super::flags::{self, Format, Program};
 use super::kubeconfig::{self, Kubeconfig};
 use super::{
-    Certificates, Component, Expanded, Surroundings, default_node_name, kubernetes, name, node_name,
-    open_file, pass_through, yes,
+    Certificates, Component, Expanded, Surroundings, client, default_node_name, name, node_name, open_file,
+    pass_through, read_once, yes,
 };
 use crate::file::{Content, File};
-use crate::identity::Usage;
 use crate::setting::{At, Fault, Name, Template};
 
 /// `[kube-proxy]`
@@ -48,7 +47,7 @@ impl Component for Settings {
     }
 
     fn certificates(&self, _: Surroundings<'_>) -> Result<Certificates, Vec<Fault>> {
-        Ok(vec![(name(NAME), kubernetes(&self.ca, USER, Usage::Client, "kube-proxy", "ca.crt"))])
+        Ok(vec![(name(NAME), client(&self.ca, NAME, USER, "kube-proxy"))])
     }
 
     /// kubeconfig, configuration and the command line that names it, unless `render = false`.
@@ -64,7 +63,7 @@ impl Component for Settings {
             user: USER,
             certificate: NAME,
             embed: self.embed,
-            unit: Some("kube-proxy.service"),
+            program: Some(NAME),
             replace: self.replace,
         };
         let mut configuration = self.configuration(&node_name(&self.node_name, around)?);
@@ -81,7 +80,7 @@ impl Component for Settings {
             replace: self.replace,
         };
         let files = [
-            open_file("kube-proxy-config", CONFIG, configuration, &needs, self.replace),
+            read_once(NAME, open_file("kube-proxy-config", CONFIG, configuration, &needs, self.replace)),
             program.render(self.format, None)?,
         ];
         Ok(kubeconfig.render(expanded).into_iter().chain(files).collect())

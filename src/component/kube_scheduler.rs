@@ -6,9 +6,8 @@ use serde_json::{Map, Value, json};
 use super::flags::{self, Format, Program};
 use super::kubeconfig::Kubeconfig;
 use super::static_pod::Pod;
-use super::{Certificates, Component, Expanded, Surroundings, kubernetes, local_server, name, path, yes};
+use super::{Certificates, Component, Expanded, Surroundings, client, local_server, name, path, yes};
 use crate::file::File;
-use crate::identity::Usage;
 use crate::setting::{At, Fault, Name};
 
 /// `[kube-scheduler]`
@@ -44,7 +43,7 @@ impl Component for Settings {
     }
 
     fn certificates(&self, _: Surroundings<'_>) -> Result<Certificates, Vec<Fault>> {
-        Ok(vec![(name(NAME), kubernetes(&self.ca, USER, Usage::Client, "scheduler", "ca.crt"))])
+        Ok(vec![(name(NAME), client(&self.ca, NAME, USER, "scheduler"))])
     }
 
     /// kubeconfig and command line, unless `render = false`.
@@ -60,7 +59,7 @@ impl Component for Settings {
             user: USER,
             certificate: NAME,
             embed: self.embed,
-            unit: Some("kube-scheduler.service"),
+            program: Some(NAME),
             replace: self.replace,
         };
         let flags = json!({

@@ -1,13 +1,12 @@
 //! kubeconfigs: whom a client of kube-apiserver talks to, and as whom.
 //!
-//! They name paths: client-go reads a pair again every five minutes, a changed kubeconfig never. Where they
-//! hold the pair itself (`embed`), whoever reads them has to be started again with each new certificate.
+//! They name paths: client-go reads a pair again every five minutes; the CA's certificates (before 1.36) and a
+//! changed kubeconfig never. Where they hold the pair itself (`embed`), that is with each new certificate.
 
 use serde_json::{Map, Value, json};
 
-use super::{Expanded, name, open_file, path};
+use super::{Expanded, name, open_file, path, restarted};
 use crate::certificate::Owner;
-use crate::deed::Deed;
 use crate::file::{Content, File, Fill};
 use crate::setting::{At, Fault, Mode};
 
@@ -25,8 +24,8 @@ pub(super) struct Kubeconfig<'a> {
     pub(super) certificate: &'a str,
     /// Whether it holds certificate, key and CA certificates itself.
     pub(super) embed: bool,
-    /// The unit that reads it, if one does.
-    pub(super) unit: Option<&'a str>,
+    /// The program that reads it, if one does.
+    pub(super) program: Option<&'a str>,
     /// Whether a file that someone else wrote may be replaced.
     pub(super) replace: bool,
 }
@@ -69,11 +68,10 @@ impl Kubeconfig<'_> {
         if self.embed {
             content = Content::Filled(Box::new(content), fills);
         }
-        let told = self.unit.filter(|_| self.embed);
         Some(File {
             mode: Mode(0o600),
             owner: Owner::default(),
-            deeds: told.map(|unit| Deed::Restart(unit.to_owned())).into_iter().collect(),
+            deeds: self.program.map(restarted).into_iter().collect(),
             ..open_file(self.file, self.path, content, std::slice::from_ref(&certificate.name), self.replace)
         })
     }

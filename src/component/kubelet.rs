@@ -13,10 +13,10 @@ use super::flags::{self, Flags, Format, Program};
 use super::kubeconfig::{self, Kubeconfig};
 use super::{
     Certificates, Component, Expanded, Surroundings, default_node_name, literals, name, names, node_name,
-    open_file, own, pass_through, path, yes,
+    open_file, own, pass_through, path, read_once, restart, yes,
 };
 use crate::certificate::{self, Certificate, Names};
-use crate::deed::{Deed, Event, Hook};
+use crate::deed::Event;
 use crate::file::{Content, File};
 use crate::identity::Usage;
 use crate::setting::{At, Fault, Name, Template};
@@ -82,6 +82,7 @@ const RUNTIME_IN_FILE: Version = Version { major: 1, minor: 27 };
 const RELOADS: Version = Version { major: 1, minor: 31 };
 const RUNTIME: &str = "unix:///run/containerd/containerd.sock";
 
+const KUBELET: &str = "kubelet";
 const KUBECONFIG: &str = "/etc/kubernetes/kubelet.conf";
 const CONFIG: &str = "/var/lib/kubelet/config.yaml";
 const ARGUMENTS: &str = "/etc/default/kubelet";
@@ -118,7 +119,7 @@ impl Component for Settings {
             role: self.serving_role.clone().or_else(|| self.role.clone()),
             dns: Some(names(dns, &self.extra_dns)),
             ips: Some(literals(ips.map(|ip| ip.to_string()))),
-            hooks: self.is_before(RELOADS).then(|| vec![restart()]),
+            hooks: Some(if self.is_before(RELOADS) { restart(Event::Leaf, KUBELET) } else { Vec::new() }),
             ..self.certificate(&node, "kubelet", Usage::Server)
         };
         if serving_ca.get_ref() != self.ca.get_ref() {
@@ -142,7 +143,7 @@ impl Component for Settings {
         let mut configuration = self.configuration(client, serving);
         pass_through(&mut configuration, "settings", self.settings.as_ref(), &OWNED)?;
         let program = Program {
-            name: "kubelet",
+            name: KUBELET,
             table: self.ca.span(),
             env: [ARGUMENTS, "KUBELET_EXTRA_ARGS"],
             flags: flags::with_args(self.flags(&node), self.args.as_ref(), &[])?,
@@ -150,16 +151,11 @@ impl Component for Settings {
             needs: &[],
             replace: self.replace,
         };
-        let (client, serving) = (&client.name, &serving.name);
+        let (configuration, needs) =
+            (Content::Yaml(configuration), [client.name.clone(), serving.name.clone()]);
         let kubeconfig = self.kubeconfig(&node, expanded)?;
         let files = [
-            open_file(
-                "kubelet-config",
-                CONFIG,
-                Content::Yaml(configuration),
-                &[client.clone(), serving.clone()],
-                self.replace,
-            ),
+            read_once(KUBELET, open_file("kubelet-config", CONFIG, configuration, &needs, self.replace)),
             program.render(self.format, None)?,
         ];
         Ok(kubeconfig.into_iter().chain(files).collect())
@@ -177,6 +173,7 @@ impl Settings {
             directory: Some(own("/var/lib/kubelet/pki".into())),
             files: Some(own(file_names(file))),
             replace: Some(self.replace),
+            hooks: Some(restart(Event::Ca, KUBELET)),
             ..certificate::Settings::default()
         }
     }
@@ -190,7 +187,7 @@ impl Settings {
             user: &format!("system:node:{node}"),
             certificate: "kubelet-client",
             embed: self.embed,
-            unit: Some("kubelet.service"),
+            program: Some(KUBELET),
             replace: self.replace,
         };
         Ok(kubeconfig.render(expanded))
@@ -244,10 +241,6 @@ impl Settings {
         }
         configuration
     }
-}
-
-fn restart() -> Hook {
-    Hook { on: [Event::Leaf].into(), deed: Deed::Restart("kubelet.service".to_owned()) }
 }
 
 fn file_names(file: &str) -> Names {

@@ -23,7 +23,6 @@ pub struct Settings {
     pub kind: KeyKind,
     #[serde(default)]
     pub etcd_servers: Vec<At<String>>,
-    pub api_server: Option<At<String>>,
     #[serde(default)]
     pub replace: bool,
 }
@@ -60,7 +59,6 @@ impl Component for Settings {
             generate: self.generate.as_ref(),
             given: self.key.as_ref(),
             etcd_servers: &self.etcd_servers,
-            api_server: self.api_server.as_ref(),
         };
         Ok(vec![Keepsake {
             name: name("service-account-key"),

@@ -50,7 +50,7 @@ const TAKEN: [(&str, &[(&str, &str)]); 7] = [
         &[("ca", "ca"), ("api_server", "api_server"), ("cluster_cidr", "cluster_cidr"), ("embed", "embed")],
     ),
     ("admin", &[("ca", "ca"), ("embed", "embed")]),
-    ("service-account", &[("etcd_servers", "etcd_servers"), ("api_server", "api_server")]),
+    ("service-account", &[("etcd_servers", "etcd_servers")]),
 ];
 
 /// Takes `[kubernetes]` out of the tables and hands it to those that are there.

@@ -7,9 +7,9 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::generate::{Generate, Wanted};
-use super::{Surroundings, open_file};
+use super::{Surroundings, open_file, read_once};
 use crate::file::{Content, File, Fill};
-use crate::keepsake::{Form, Keepsake, TEXTS};
+use crate::keepsake::{self, Form, Keepsake};
 use crate::setting::{At, Fault, Mode, Name, SecretSource};
 use std::path::{Path, PathBuf};
 
@@ -57,7 +57,7 @@ impl Token<'_> {
         };
         let name = self.keepsake_name()?;
         Ok(Keepsake {
-            path: Path::new(TEXTS).join(name.as_str()),
+            path: keepsake::place(&name),
             name,
             form: Form::Token,
             trace: None,
@@ -134,7 +134,8 @@ pub(super) fn file(tokens: &[Token<'_>], replace: bool) -> Result<Option<File>, 
     let (texts, fills): (Vec<_>, Vec<_>) = lines.into_iter().unzip();
     // A line of it is a token: it knows no comments.
     let content = Content::Filled(Box::new(Content::Bare(texts.concat())), fills);
-    Ok(Some(secret_file("kube-apiserver-tokens", Path::new(TOKENS), content, replace)))
+    let file = secret_file("kube-apiserver-tokens", Path::new(TOKENS), content, replace);
+    Ok(Some(read_once("kube-apiserver", file)))
 }
 
 /// A file that only root may read, and that kube-apiserver cannot start without.

@@ -10,9 +10,8 @@ use std::path::{Path, PathBuf};
 use super::DiskError;
 use super::commit::{HIDDEN, Stands, files, stands};
 use super::plain::{RECORD, is_ours};
-use super::state::STATE;
 use crate::certificate::Certificate;
-use crate::root::{Dir, Kind, Root, RootError};
+use crate::root::{Dir, Kind, Root, RootError, STATE};
 
 /// Erases one file; `false` if it was not there.
 pub fn wipe(root: &Root, path: &Path) -> Result<bool, DiskError> {

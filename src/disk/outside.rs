@@ -8,8 +8,9 @@ use crate::root::{Root, RootError};
 
 /// Reads a text; also says whether only its owner can read it.
 pub fn read_outside(path: &Path) -> Result<(String, bool), DiskError> {
-    let (root, name) = parent(path)?;
-    read_text(&root, &name, LIMIT)?.ok_or_else(|| DiskError::Missing { path: path.to_owned() })
+    let host = Root::open(Path::new("/"))?;
+    read_text(&host, &found(path)?, LIMIT)?
+        .ok_or_else(|| DiskError::Missing { path: path.to_owned(), by: "--config" })
 }
 
 /// Replaces a file whole, for all to read.
@@ -30,12 +31,16 @@ pub fn present(root: &Root, paths: &[PathBuf]) -> Result<BTreeSet<PathBuf>, Disk
     Ok(there)
 }
 
-fn parent(path: &Path) -> Result<(Root, PathBuf), DiskError> {
-    let missing = || DiskError::Missing { path: path.to_owned() };
+/// As the caller sees it: links are followed wherever they lead.
+fn found(path: &Path) -> Result<PathBuf, DiskError> {
     let failed = |source| RootError::Io { action: "find", path: path.to_owned(), source };
-    // As the caller sees it: links are followed wherever they lead.
-    let absolute = std::fs::canonicalize(path).or_else(|_| std::path::absolute(path)).map_err(failed)?;
-    let name = absolute.file_name().ok_or_else(missing)?;
-    let directory = absolute.parent().ok_or_else(missing)?;
+    Ok(std::fs::canonicalize(path).or_else(|_| std::path::absolute(path)).map_err(failed)?)
+}
+
+fn parent(path: &Path) -> Result<(Root, PathBuf), DiskError> {
+    let missing = || DiskError::Missing { path: path.to_owned(), by: "the command line" };
+    let found = found(path)?;
+    let name = found.file_name().ok_or_else(missing)?;
+    let directory = found.parent().ok_or_else(missing)?;
     Ok((Root::open(directory)?, Path::new("/").join(name)))
 }

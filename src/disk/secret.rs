@@ -93,8 +93,8 @@ fn from_credential(name: &str) -> Result<Secret, String> {
     if Path::new(name).file_name().is_none_or(|plain| plain != name) {
         return Err("its name is not a plain file name".to_owned());
     }
-    let credentials = Root::open(Path::new(&directory)).map_err(|error| chain(&error))?;
-    let read = credentials.read(Path::new(name), LIMIT).map_err(|error| chain(&error))?;
+    let host = Root::open(Path::new("/")).map_err(|error| chain(&error))?;
+    let read = host.read(&Path::new(&directory).join(name), LIMIT).map_err(|error| chain(&error))?;
     text(&read.ok_or_else(|| {
         format!("systemd passes none of this name; add LoadCredential={name}:… to the unit")
     })?)

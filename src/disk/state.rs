@@ -10,11 +10,9 @@ use zeroize::Zeroizing;
 use super::commit::probe;
 use super::{DiskError, LIMIT};
 use crate::key::{Csr, Key, Pending};
-use crate::root::{Dir, Root, RootError, Written};
+use crate::root::{Dir, Root, RootError, STATE, Written};
 use crate::setting::Name;
 
-/// Where this program keeps its own state.
-pub const STATE: &str = "/var/lib/nodecert";
 const REQUEST: &str = "-----BEGIN CERTIFICATE REQUEST-----";
 
 /// Keeps a file of state: mode 0600, in directories 0700, on disk when this returns. `relative` is a

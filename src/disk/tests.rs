@@ -153,7 +153,8 @@ fn certificate() -> Certificate {
         rotate_key: true,
         renew_at: 0.66,
         interval: crate::certificate::INTERVAL,
-        splay: 0.0,
+        place_in_turn: None,
+        backdated: Duration::ZERO,
         place: Place {
             directory: "/etc/etcd/pki".into(),
             cert: "server.crt".into(),

@@ -23,6 +23,8 @@ const DAY: u64 = 24 * HOUR;
 const FROM: u64 = NOW - 10 * DAY;
 const UNTIL: u64 = NOW + 20 * DAY;
 const DUE: u64 = FROM + 20 * DAY;
+/// Of a host whose place is 0.4: a period is 1,671,168 seconds, 102 times 2^14.
+const TURN: u64 = 1_800_516_403;
 
 /// A host that holds what it is to hold; a row changes one thing.
 struct Setup {
@@ -79,7 +81,7 @@ fn setup() -> Setup {
     Setup {
         held: Held::Pair,
         params,
-        certificate: Certificate { splay: 0.0, ..certificate },
+        certificate: Certificate { place_in_turn: None, ..certificate },
         anchors: Some(Signer::Own),
         listed: false,
         given_up: false,
@@ -175,8 +177,8 @@ fn nothing(_: &mut Setup) {}
 #[case::expired(|s: &mut Setup| s.now = UNTIL, "expired", "it expired", |s: &mut Setup| s.now = UNTIL - 1, "due")]
 #[case::not_yet_valid(|s: &mut Setup| s.now = FROM - 1, "not_yet_valid", "this host's clock says 2027-01-05T07:59:59Z", |s: &mut Setup| s.now = FROM, "valid")]
 #[case::due(|s: &mut Setup| s.now = DUE, "due", "due since 2027-01-25T08:00:00Z", |s: &mut Setup| s.now = DUE - 1, "valid")]
-#[case::due_by_its_splay(|s: &mut Setup| { s.certificate.splay = 1.0; s.now = DUE - 3 * DAY; }, "due", "due since",
-    |s: &mut Setup| { s.certificate.splay = 1.0; s.now = DUE - 3 * DAY - 1; }, "valid")]
+#[case::its_turn(|s: &mut Setup| { s.certificate.place_in_turn = Some(0.4); s.now = TURN; }, "due", "due since",
+    |s: &mut Setup| { s.certificate.place_in_turn = Some(0.4); s.now = TURN - 1; }, "valid")]
 #[case::two_runs_left(|s: &mut Setup| { s.certificate.interval = Duration::from_secs(7 * DAY); s.now = UNTIL - 14 * DAY; }, "due", "due since",
     |s: &mut Setup| { s.certificate.interval = Duration::from_secs(7 * DAY); s.now = UNTIL - 14 * DAY - 1; }, "valid")]
 #[case::forced(|s: &mut Setup| s.forced = true, "valid", "forced", nothing, "valid")]
@@ -262,4 +264,20 @@ fn a_lifetime_that_is_nearly_two_runs_is_not_due_at_once_and_is_after_a_third() 
         short.now = now;
         assert_eq!(short.decide().state(), state);
     }
+}
+
+#[test]
+fn a_fleet_that_was_issued_together_is_not_due_together_and_a_host_is_always_due_at_the_same_time() {
+    let settings: Settings =
+        toml::from_str("ca = \"lab\"\ncommon_name = \"etcd\"\ndirectory = \"/etc/web/pki\"\n").unwrap();
+    let place = |nth: usize, name: &str| {
+        let scope = Scope([("fqdn", format!("node{nth:02}.example.com").into())].into());
+        settings.expand(&Name::new(name).unwrap(), 0..0, &scope).unwrap().place_in_turn.unwrap()
+    };
+    let mut fleet: Vec<_> = (0..50).map(|nth| place(nth, "web")).collect();
+    assert_eq!(fleet, (0..50).map(|nth| place(nth, "web")).collect::<Vec<_>>());
+    assert!(place(0, "web") != place(0, "other"), "nor are the certificates of a host");
+    fleet.sort_by(f64::total_cmp);
+    assert!((0.0..0.1).contains(&fleet[0]) && (0.9..=1.0).contains(&fleet[49]), "{fleet:?}");
+    assert!(fleet.windows(2).all(|pair| pair[0] < pair[1] && pair[1] - pair[0] < 0.2), "{fleet:?}");
 }

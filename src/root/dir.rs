@@ -9,7 +9,7 @@ use std::io::Write as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat, renameat};
@@ -93,8 +93,28 @@ impl Dir {
     /// Opens a directory by a path of several names and links, none of which leads out of this one.
     pub fn below(&self, path: &Path) -> Result<Option<Self>, RootError> {
         let how = OpenHow::new().flags(TO_LIST).resolve(ResolveFlag::RESOLVE_BENEATH);
-        let found = self.there("open directory", path, openat2(&self.fd, path, how))?;
-        Ok(found.map(|fd| Self::new(fd, self.shown(path))))
+        match openat2(&self.fd, path, how) {
+            // What RestrictSUIDSGID= makes of it, systemd.exec(5).
+            Err(Errno::ENOSYS) => self.step_by_step(path),
+            found => Ok(self.there("open directory", path, found)?.map(|fd| Self::new(fd, self.shown(path)))),
+        }
+    }
+
+    /// The same where the kernel does not do it at once. Our links lead to a name beside them; no other is followed.
+    fn step_by_step(&self, path: &Path) -> Result<Option<Self>, RootError> {
+        let mut here = self.again()?;
+        for name in path {
+            let next = match here.dir(name) {
+                Err(refused) => match here.read_link(name)? {
+                    Some(target) if is_name(&target) => here.dir(target)?,
+                    _ => return Err(refused),
+                },
+                found => found?,
+            };
+            let Some(next) = next else { return Ok(None) };
+            here = next;
+        }
+        Ok(Some(here.shown_as(self.shown(path))))
     }
 
     /// Makes a directory; `None` if the name is taken. The mode does not depend on the umask.
@@ -481,6 +501,11 @@ impl Retired {
     }
 }
 
+/// Whether it is one name, which leads nowhere else.
+fn is_name(target: &OsStr) -> bool {
+    matches!(Path::new(target).components().collect::<Vec<_>>()[..], [Component::Normal(_)])
+}
+
 /// A signal that comes in between is no fault: signal(7), on calls that network file systems make wait.
 fn unbroken<T>(call: impl Fn() -> nix::Result<T>) -> nix::Result<T> {
     loop {
@@ -499,4 +524,46 @@ fn beside(name: &Path) -> OsString {
     draft.push(name);
     draft.push(OsStr::from_bytes(NEW));
     draft
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a test plants files")]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn step_by_step_leads_where_the_kernel_leads_and_never_out() {
+        let temp = tempfile::TempDir::new().unwrap();
+        let here = temp.path().join("here");
+        fs::create_dir_all(here.join("in/one")).unwrap();
+        fs::create_dir_all(temp.path().join("out/one")).unwrap();
+        fs::write(here.join("in/file"), "").unwrap();
+        for (target, link) in
+            [("one", "current"), ("../../out", "up"), ("/tmp", "slash"), ("..", "dots"), ("gone", "dangling")]
+        {
+            symlink(target, here.join("in").join(link)).unwrap();
+        }
+        symlink(temp.path().join("out"), here.join("led")).unwrap();
+        let dir = crate::root::Root::open(&here).unwrap().dir(Path::new("/")).unwrap().unwrap();
+        for (path, found) in [
+            ("in/one", Some(true)),
+            ("in/current", Some(true)),
+            ("in/nothing", Some(false)),
+            ("in/dangling", Some(false)),
+            ("in/file", None),
+            ("in/up", None),
+            ("in/slash", None),
+            ("led/one", None),
+        ] {
+            let there = |dir: Result<Option<Dir>, _>| dir.ok().map(|dir| dir.map(|dir| dir.meta().unwrap()));
+            let path = Path::new(path);
+            let (by_kernel, by_us) = (there(dir.below(path)), there(dir.step_by_step(path)));
+            assert_eq!(by_us, by_kernel, "{}", path.display());
+            assert_eq!(by_us.map(|dir| dir.is_some()), found, "{}", path.display());
+        }
+        assert!(dir.step_by_step(Path::new("in/dots")).is_err());
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -122,10 +122,25 @@ fn read_all(fd: OwnedFd, path: PathBuf, limit: usize) -> Result<Read, RootError>
     if size > limit {
         return Err(RootError::TooLarge { path, limit });
     }
-    let mut content = Zeroizing::new(Vec::with_capacity(size + 1));
-    match file.take(limit as u64 + 1).read_to_end(&mut content) {
-        Ok(length) if length > limit => Err(RootError::TooLarge { path, limit }),
-        Ok(_) => Ok(Read { content, meta }),
+    match read_sized(&mut file.take(limit as u64 + 1), size) {
+        Ok(content) if content.len() > limit => Err(RootError::TooLarge { path, limit }),
+        Ok(content) => Ok(Read { content, meta }),
         Err(source) => Err(RootError::Io { action: "read", path, source }),
     }
+}
+
+/// One call where the file is as long as it was said to be: no more came, though there was room for it.
+fn read_sized(file: &mut impl io::Read, size: usize) -> io::Result<Zeroizing<Vec<u8>>> {
+    let mut content = Zeroizing::new(vec![0; size + 1]);
+    let length = loop {
+        match file.read(&mut content) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            read => break read?,
+        }
+    };
+    content.truncate(length);
+    if length != size {
+        file.read_to_end(&mut content)?;
+    }
+    Ok(content)
 }

@@ -42,6 +42,9 @@ pub enum Error {
     /// This host has been taken out of service.
     #[error("this host was decommissioned {0}; to bring it back, remove {STATE}/decommissioned")]
     Decommissioned(String),
+    /// There is no way to wait for anything.
+    #[error("the kernel gives no event queue: too many open files?")]
+    Kernel(#[source] std::io::Error),
     /// A signal came before all was done.
     #[error("asked to end before all was done: what was in force stays, and the next run goes on from here")]
     Stopped,
@@ -62,6 +65,7 @@ impl Error {
             Self::Config(_) | Self::Decommissioned(_) => Exit::Config,
             Self::Unknown { .. } | Self::AnotherHost { .. } | Self::NoCertificate(_) => Exit::Usage,
             Self::Stopped => Exit::Temporary,
+            Self::Kernel(_) => Exit::Fault,
             Self::Facts(error) if error.is_temporary() => Exit::Temporary,
             Self::Facts(FactsError::Kernel { .. }) => Exit::Fault,
             Self::Facts(_) => Exit::Config,

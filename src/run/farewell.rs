@@ -9,10 +9,11 @@ use std::time::Duration;
 use futures_util::future::{Either, select};
 use tracing::info;
 
+use super::begin::lock;
 use super::failure::{Error, Failure};
 use super::load::{given_up, given_up_state};
 use super::survey::{Survey, survey};
-use super::{Ask, Run, World, lock};
+use super::{Ask, Run, World};
 use crate::ca::{Ca, Deadline};
 use crate::certificate::Certificate;
 use crate::disk;

@@ -66,7 +66,7 @@ impl Run<'_> {
         // A text lies in our own state, and nowhere else.
         let changed = disk::differs(self.root(), file, content.as_bytes())?.is_some();
         if changed {
-            disk::keep_secret(self.root(), &state(keepsake), content.as_bytes())?;
+            disk::keep_secret(self.root(), &keepsake.state(), content.as_bytes())?;
         }
         Ok(changed)
     }
@@ -79,7 +79,7 @@ impl Run<'_> {
             Origin::Made | Origin::Elsewhere(_) => None,
         };
         let placed = disk::read_key(self.root(), &keepsake.path)?;
-        let made = disk::read_state(self.root(), &state(keepsake))?;
+        let made = disk::read_state(self.root(), &keepsake.state())?;
         let there = There {
             placed: placed.as_ref().map(|text| text.as_str()),
             made: made.as_ref().map(|text| text.as_str()),
@@ -91,7 +91,7 @@ impl Run<'_> {
             Next::Make => {
                 let value = keepsake.form.make()?;
                 // In our own state first: should it get lost at its place, it comes back instead of another.
-                disk::keep_secret(self.root(), &state(keepsake), line(&value).as_bytes())?;
+                disk::keep_secret(self.root(), &keepsake.state(), line(&value).as_bytes())?;
                 info!(keepsake = %keepsake.name, "made; the other hosts of the control plane need a copy of {}", keepsake.path.display());
                 Ok(value)
             }
@@ -151,10 +151,4 @@ fn contents(keepsake: &Keepsake, value: &Value) -> Vec<(File, Zeroizing<String>)
 fn line(value: &Value) -> Zeroizing<String> {
     let newline = if value.text().ends_with('\n') { "" } else { "\n" };
     Zeroizing::new([value.text(), newline].concat())
-}
-
-/// A text has one place, and that is in our own state.
-fn state(keepsake: &Keepsake) -> String {
-    let kind = if matches!(keepsake.form, Form::Pair { .. }) { ".pem" } else { "" };
-    format!("keepsakes/{}{kind}", keepsake.name)
 }

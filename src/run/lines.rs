@@ -165,7 +165,7 @@ impl Survey {
     /// Why the revocation lists that a file is to hold could not be read in this run.
     pub(super) fn unread_lists(&self, file: &File) -> Option<&Failure> {
         let Content::Crl(ca) = &file.content else { return None };
-        self.unread.get(ca).or_else(|| self.anchors.get(ca)?.as_ref().err())
+        self.unread.lists.get(ca).or_else(|| self.anchors.get(ca)?.as_ref().err())
     }
 
     pub(super) fn rendered(&self, world: &World, file: &File) -> Result<Zeroizing<String>, Failure> {
@@ -191,7 +191,7 @@ impl Survey {
             },
             Content::Template(path) => match disk::read_text(&world.root, path, TEXT)? {
                 Some((text, _)) => text,
-                None => return Err(DiskError::Missing { path: path.clone() }.into()),
+                None => return Err(DiskError::Missing { path: path.clone(), by: "`template`" }.into()),
             },
             _ => String::new(),
         };
@@ -215,7 +215,9 @@ impl Survey {
                 Ok(encoded(&anchors.ok_or_else(waits)?.pem()))
             }
             Fill::Keepsake(name) => {
-                let text = disk::read_state(&world.root, &format!("keepsakes/{name}"))?;
+                let keepsake = self.node.keepsakes.iter().find(|keepsake| keepsake.name == *name);
+                let text = keepsake.map(|keepsake| disk::read_state(&world.root, &keepsake.state()));
+                let text = text.transpose()?.flatten();
                 let waits = || Failure::Waits(format!("keepsake {name}"));
                 Ok(Secret::new(&text.ok_or_else(waits)?))
             }

@@ -1,5 +1,6 @@
 //! What every command reads first: the configuration, the host, and what the state knows of its CAs.
 
+use super::dated::Dated;
 use super::failure::{Error, Failure};
 use super::{TEXT, World};
 use crate::ca;
@@ -41,8 +42,9 @@ fn texts(root: &Root) -> Result<Vec<Text>, Error> {
         }
     }
     if texts.is_empty() {
+        let main = root.shown(Path::new(config::MAIN));
         let message =
-            format!("there is no configuration: write {}, or name a file with --config", config::MAIN);
+            format!("there is no configuration: write {}, or name a file with --config", main.display());
         return Err(Error::Config(Faults::plain(vec![message])));
     }
     Ok(texts)
@@ -84,18 +86,20 @@ pub(super) const MACHINE: &str = "machine-id";
 /// The certificates that are still another machine's, a line each.
 pub(super) const CLONED: &str = "cloned";
 
-/// State that was made on another machine came here by copying a disk: its keys are someone else's too.
-pub(super) fn cloned(root: &Root, facts: &Facts, node: &Node) -> BTreeSet<Name> {
+/// Whether the state is said to be this machine's, and what is not. State that was made on another machine came here
+/// by copying a disk: its keys are someone else's too.
+pub(super) fn cloned(root: &Root, facts: &Facts, node: &Node) -> (bool, BTreeSet<Name>) {
     // What cannot be read here is the trouble of each certificate below.
     let read = |state| disk::read_state(root, state).ok().flatten();
     let names = node.certificates.keys();
     match (&facts.machine_id, read(MACHINE)) {
-        (Some(here), Some(made)) if made.trim() != here.value => names.cloned().collect(),
+        (Some(here), Some(made)) if made.trim() != here.value => (false, names.cloned().collect()),
         (Some(_), Some(_)) => {
             let listed = read(CLONED).unwrap_or_default();
-            names.filter(|name| listed.lines().any(|line| line == name.as_str())).cloned().collect()
+            let listed = |name: &&Name| listed.lines().any(|line| line == name.as_str());
+            (true, names.filter(listed).cloned().collect())
         }
-        _ => BTreeSet::new(),
+        _ => (false, BTreeSet::new()),
     }
 }
 
@@ -103,13 +107,9 @@ pub(super) fn authority_state(ca: &Name) -> String {
     format!("ca/{ca}/authority.pem")
 }
 
-/// How the state of what a CA publishes begins: with when it was read, in seconds since 1970.
-pub(super) const READ_AT: &str = "# read at ";
-
 /// The revocation lists that a CA published when they were read last.
 pub(super) fn known_crl(root: &Root, ca: &Name) -> Result<Option<String>, DiskError> {
-    let state = disk::read_state(root, &crl_state(ca))?;
-    Ok(state.and_then(|text| Some(text.strip_prefix(READ_AT)?.split_once('\n')?.1.to_owned())))
+    Ok(Dated::read(root, &crl_state(ca))?.map(|lists| lists.text))
 }
 
 /// The fingerprint of the certificate that this host has had revoked.

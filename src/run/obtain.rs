@@ -14,7 +14,7 @@ use crate::certificate::Certificate;
 use crate::clock::at;
 use crate::disk;
 use crate::key::{Dialect, Key, Pending};
-use crate::plan::{self, Reason, Verdict};
+use crate::plan::{self, Held, Reason, Verdict};
 use crate::setting::Name;
 use crate::setting::chain;
 use crate::trust::Anchors;
@@ -41,7 +41,7 @@ impl Run<'_> {
         info!(certificate = %name, ca = %certificate.ca, reason, "{name}: asking CA {}: {reason}", certificate.ca);
         if verdict.pair().is_none()
             && !survey.cloned.contains(name)
-            && let Some(bundle) = self.adopted(certificate, ca, anchors).await?
+            && let Some(bundle) = self.adopted(survey, certificate, ca, anchors).await?
         {
             disk::commit(self.root(), certificate, &bundle, self.world.clock.now())?;
             return Ok((bundle, "puppet's own agent has it already".to_owned()));
@@ -51,13 +51,13 @@ impl Run<'_> {
             None => self.requested(survey, certificate, settings, ca, verdict).await?,
         };
         let now = self.world.clock.now();
-        let accepted =
-            Pair::new(key, issued.chain).and_then(|pair| plan::accept(certificate, pair, anchors, now));
+        let accepted = Pair::new(key, issued.chain.clone())
+            .and_then(|pair| plan::accept(certificate, pair, anchors, now));
         let bundle = match accepted {
             Ok(bundle) => bundle,
             Err(why) => {
                 let doubted = self.doubted(&why);
-                let rejected = self.rejected(certificate, settings, why);
+                let rejected = self.rejected(certificate, settings, why, &issued);
                 return Err(doubted.unwrap_or(rejected));
             }
         };
@@ -70,9 +70,11 @@ impl Run<'_> {
         Ok((bundle, reason))
     }
 
-    /// What a puppet agent got before this program came: the same certificate, if it will do.
+    /// What a puppet agent got before this program came: the same certificate, if it will do. One that is due is
+    /// good enough, for its name is taken; the next run renews it.
     async fn adopted(
         &self,
+        survey: &Survey,
         certificate: &Certificate,
         ca: &Ca,
         anchors: &Anchors,
@@ -87,14 +89,15 @@ impl Run<'_> {
             return Ok(None);
         };
         chain.extend(ca.published().await?);
-        let pair = Pair::new(Arc::new(key), chain);
-        match pair.and_then(|pair| plan::accept(certificate, pair, anchors, self.world.clock.now())) {
-            Ok(bundle) => Ok(Some(bundle)),
-            Err(why) => {
-                info!(certificate = %certificate.name, "{}: the puppet agent's certificate is not used: {why}", certificate.name);
-                Ok(None)
-            }
+        let held =
+            Pair::new(Arc::new(key), chain).map_or_else(|why| Held::Mixed(why.to_string()), Held::Pair);
+        let verdict = survey.judge(self.world, certificate, held, Some(anchors), false)?;
+        if let Verdict::Keep(bundle) | Verdict::Renew(bundle, _) = verdict {
+            return Ok(Some(bundle));
         }
+        let why = reason_of(&verdict);
+        info!(certificate = %certificate.name, "{}: the puppet agent's certificate is not used: {why}", certificate.name);
+        Ok(None)
     }
 
     /// A certificate in force whose CA renews it by its own means, with its own key.
@@ -181,7 +184,13 @@ impl Run<'_> {
     }
 
     /// A request that led to a bad answer is not made again as it is.
-    fn rejected(&self, certificate: &Certificate, settings: &ca::Settings, why: Rejected) -> Failure {
+    fn rejected(
+        &self,
+        certificate: &Certificate,
+        settings: &ca::Settings,
+        why: Rejected,
+        issued: &Issued,
+    ) -> Failure {
         let dropped = match settings.keeps_names() {
             // What is signed there is for this key, and nothing else will be.
             true => Ok(()),
@@ -191,8 +200,16 @@ impl Run<'_> {
             warn!(certificate = %certificate.name, "{}: {}", certificate.name, chain(&error));
         }
         let hint = settings.hint(&why).map(|hint| format!(". {hint}")).unwrap_or_default();
+        let hint = signer_of(issued, &why).unwrap_or_default() + &hint;
         Failure::Rejected { ca: certificate.ca.clone(), why, hint }
     }
+}
+
+/// What a CA that is not trusted signs with, as it says itself: for a person to compare.
+fn signer_of(issued: &Issued, why: &Rejected) -> Option<String> {
+    let above = issued.chain.get(1..).filter(|_| matches!(why, Rejected::Untrusted(_)))?;
+    let (name, pin, _) = Anchors::published(above).ok()?.describe().into_iter().next()?;
+    Some(format!("; it came with {name:?} {pin}"))
 }
 
 /// Certificates of a wave go side by side on one thread. What each of them has written before the first waits for

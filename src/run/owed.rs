@@ -9,6 +9,7 @@ use tracing::{info, warn};
 
 use super::failure::Error;
 use super::survey::Survey;
+use super::turn::Told;
 use super::{Ask, Run, TEXT};
 use crate::deed::{Deed, Event};
 use crate::disk;
@@ -180,17 +181,21 @@ impl Run<'_> {
                 // It may take long, and be ended by a stop that leaves no time to write.
                 self.write(&left(&due, &done))?;
             }
-            let mut trouble = self.perform(survey, deed).await.err();
-            match &mut trouble {
-                None => {
+            let trouble = match self.perform(survey, deed).await {
+                Ok(told) => {
                     done.insert(deed.clone());
+                    if matches!(told, Told::Rests) {
+                        continue;
+                    }
                     info!(hook = %deed, "hook done: {deed}");
+                    None
                 }
-                Some(trouble) => {
+                Err(mut trouble) => {
                     warn!(hook = %deed, reason = trouble.message, "hook not done: {deed}: {}", trouble.message);
                     trouble.message.push_str("; it stays owed and is tried again by the next run");
+                    Some(trouble)
                 }
-            }
+            };
             lines.push(OwedLine { deed: deed.to_string(), trouble });
         }
         let left = left(&due, &done);

@@ -140,7 +140,7 @@ impl Run<'_> {
                 let reason = chain(&failure);
                 warn!(ca = %served.ca, reason, "{reason}");
                 match survey.known_anchors(&served.ca) {
-                    Some(_) => drop(self.stale.insert(served.ca.clone(), failure)),
+                    Some(_) => drop(survey.unread.anchors.insert(served.ca.clone(), failure)),
                     None => drop(survey.anchors.insert(served.ca.clone(), Err(failure))),
                 }
             }
@@ -148,19 +148,22 @@ impl Run<'_> {
         }
         if let Some(failure) = served.unread {
             warn!(ca = %served.ca, "{}", chain(&failure));
-            survey.unread.insert(served.ca.clone(), failure);
+            survey.unread.lists.insert(served.ca.clone(), failure);
         }
         self.trusts.extend(served.trusts);
+        let mut said: BTreeMap<String, Name> = BTreeMap::new();
         for (name, result) in served.results {
             match result {
                 Ok((bundle, reason)) => {
                     survey.verdicts.insert(name.clone(), Verdict::Keep(bundle));
-                    survey.drifts.remove(&name);
+                    survey.is_mended(&name);
                     self.done.insert(name, Done::Obtained(reason));
                 }
                 Err(failure) => {
                     let (reason, ca) = (chain(&failure), &served.ca);
-                    warn!(certificate = %name, ca = %ca, reason, exit = failure.exit().code(), "{name}: {reason}");
+                    let first = said.entry(reason.clone()).or_insert_with(|| name.clone());
+                    let shown = if *first == name { reason.clone() } else { format!("the same as {first}") };
+                    warn!(certificate = %name, ca = %ca, reason, exit = failure.exit().code(), "{name}: {shown}");
                     self.done.insert(name, Done::Failed(failure));
                 }
             }

@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use tracing::{info, warn};
 
 use super::failure::{Error, Failure};
+use super::lines::file_line;
 use super::load::{CLONED, MACHINE};
 use super::survey::Survey;
 use super::{Ask, Done, Run, Trusts};
 use crate::certificate::Owner;
 use crate::disk::{self, DiskError};
-use crate::file::File;
+use crate::file::{Content, File};
 use crate::node::TrustFile;
 use crate::plan::Verdict;
 use crate::report::{Action, CertificateLine, FileLine, OwedLine, Report};
@@ -28,25 +29,26 @@ impl Run<'_> {
         }
     }
 
-    /// Modes, owners and links that drifted are set right without asking anyone.
-    pub(super) fn repair(&mut self, survey: &Survey, asked: &BTreeSet<Name>) {
+    /// Modes, owners and links that drifted are set right without asking anyone, also where a CA that was asked for
+    /// another certificate is away.
+    pub(super) fn repair(&mut self, survey: &mut Survey, asked: &BTreeSet<Name>) {
         let drifted = survey.drifts.iter().filter(|(name, drift)| !drift.is_empty() && asked.contains(name));
-        for (name, _) in drifted {
-            let (Some(certificate), Some(bundle)) = (survey.node.certificates.get(name), survey.bundle(name))
+        for name in drifted.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+            let (Some(certificate), Some(bundle)) =
+                (survey.node.certificates.get(&name), survey.bundle(&name))
             else {
                 continue;
             };
-            if matches!(self.done.get(name), Some(Done::Failed(_))) {
-                continue;
-            }
             let done = match disk::repair(self.root(), certificate, bundle, survey.now) {
                 Ok(mended) => Done::Repaired(mended.join("; ")),
                 Err(error) => Done::Failed(error.into()),
             };
             if let Done::Repaired(what) = &done {
                 info!(certificate = %name, reason = what, "{name}: repaired: {what}");
+                survey.is_mended(&name);
             }
-            self.done.insert(name.clone(), done);
+            // What failed before is said.
+            self.done.entry(name).or_insert(done);
         }
     }
 
@@ -70,7 +72,9 @@ impl Run<'_> {
             return waiting_line(file, &waits.join(" and "));
         }
         let mut line = survey.file_line(self.world, file);
-        if line.action == Action::Keep || line.trouble.is_some() {
+        // One that is as it is to be becomes ours where nothing in it could say so, as one that puppet wrote.
+        let is_silent = matches!(file.content, Content::Part(..));
+        if line.trouble.is_some() || line.action == Action::Keep && !is_silent {
             return line;
         }
         let put = survey
@@ -133,10 +137,11 @@ impl Run<'_> {
     /// The state is this machine's from now on; what was made on another is on a list until it is made anew.
     fn remember_machine(&self, survey: &Survey) -> Result<(), DiskError> {
         let Some(id) = &survey.facts.machine_id else { return Ok(()) };
-        let known = disk::read_state(self.root(), MACHINE)?;
-        if known.is_some_and(|known| known.trim() == id.value) {
+        if survey.at_home {
             return Ok(());
         }
+        // What could not be read before is no reason to write over it.
+        disk::read_state(self.root(), MACHINE)?;
         self.list_cloned(&survey.cloned)?;
         disk::keep_state(self.root(), MACHINE, format!("{}\n", id.value).as_bytes())
     }
@@ -165,17 +170,18 @@ impl Run<'_> {
         &self,
         survey: &Survey,
         ask: &Ask,
-        files: &[FileLine],
+        mut files: Vec<FileLine>,
         owed: Vec<OwedLine>,
     ) -> Result<Report, Error> {
-        let mut report = super::status(survey, self.world, &ask.only)?;
+        let as_wanted = |trust: &&TrustFile| {
+            matches!(self.trusts.get(&trust.path), Some(Ok(_))) && survey.trusted(trust).is_some()
+        };
+        let trusts = survey.node.trusts.iter().filter(as_wanted);
+        files.extend(trusts.map(|trust| file_line("ca".to_owned(), &trust.path, Ok(None))));
+        let mut report = super::told(survey, self.world, &ask.only, files)?;
         report.certificates.iter_mut().for_each(|line| self.tell_certificate(line, survey, ask));
-        let acted: BTreeMap<_, _> = files.iter().map(|acted| (&acted.path, acted)).collect();
         let trusts: BTreeMap<_, _> = survey.node.trusts.iter().map(|trust| (&trust.path, trust)).collect();
         for line in &mut report.files {
-            if let Some(acted) = acted.get(&line.path) {
-                line.clone_from(acted);
-            }
             if let Some(trust) = trusts.get(&line.path) {
                 self.tell_trust(line, survey, trust);
             }
@@ -194,12 +200,9 @@ impl Run<'_> {
         match self.done.get(&line.name) {
             Some(Done::Obtained(reason)) => {
                 (line.action, line.reason, line.changed) = (Action::Obtain, reason.clone(), true);
-                line.usable = true;
             }
             Some(Done::Repaired(what)) => {
                 (line.action, line.reason, line.changed) = (Action::Repair, what.clone(), true);
-                // What was gone from its place is there again.
-                line.usable = true;
             }
             Some(Done::Failed(failure)) => {
                 line.trouble = Some(failure.trouble());
@@ -221,8 +224,8 @@ impl Run<'_> {
             Some(Err(failure)) => line.trouble = Some(failure.trouble()),
             None => line.action = Action::Blocked,
         }
-        let stale = trust.cas.iter().find_map(|ca| self.stale.get(ca));
-        if let Some(failure) = stale.or_else(|| survey.unknown_anchors(trust)) {
+        let unread = trust.cas.iter().find_map(|ca| survey.unread.anchors.get(ca));
+        if let Some(failure) = unread.or_else(|| survey.unknown_anchors(trust)) {
             line.trouble = Some(failure.trouble());
         }
     }

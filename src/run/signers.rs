@@ -1,13 +1,14 @@
 //! The CAs of one run: opened with what lies on disk for them, and asked for their anchors.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tracing::info;
 use zeroize::Zeroizing;
 
+use super::dated::Dated;
 use super::failure::Failure;
-use super::load::{READ_AT, anchor_state, authority_state, crl_state, known_crl};
+use super::load::{anchor_state, authority_state, crl_state, known_crl};
 use super::survey::Survey;
 use super::{Ask, Run, TEXT};
 use crate::ca::{self, Ca, Material};
@@ -17,9 +18,7 @@ use crate::setting::chain;
 use crate::setting::{Name, Secret, SecretSource};
 use crate::trust::{AnchorSource, Anchors, Pin, Tls};
 
-/// The state of a CA's anchors begins also with the setting they were read for: another pin is a reason to look again.
-const READ_FOR: &str = " for ";
-
+/// The setting that a CA's anchors are read for: another pin is a reason to look again.
 fn print_of(ca: &ca::Settings) -> String {
     Pin::of(format!("{:?}", ca.anchors()).as_bytes()).to_string()
 }
@@ -40,8 +39,8 @@ impl Run<'_> {
     /// Whether a CA's revocation lists are to be read: where they are wanted as a file, as often as anchors.
     pub(super) fn is_to_read_crl(&self, survey: &Survey, name: &Name, ask: &Ask) -> bool {
         let wanted = survey.node.certificates.values().any(|c| c.ca == *name && c.crl.is_some());
-        let there = matches!(known_crl(self.root(), name), Ok(Some(_)));
-        wanted && (!there || !ask.missing && (ask.force || self.is_old_crl(survey, name)))
+        let there = || matches!(known_crl(self.root(), name), Ok(Some(_)));
+        wanted && (!there() || !ask.missing && (ask.force || self.is_old_crl(survey, name)))
     }
 
     /// Reads a CA's revocation lists if they are to be read; says whether it did. Where they cannot be read
@@ -55,32 +54,21 @@ impl Run<'_> {
 
     fn is_old_crl(&self, survey: &Survey, name: &Name) -> bool {
         let refresh = survey.config.cas.get(name).map_or(Duration::MAX, |ca| ca.refresh);
-        let state = disk::read_state(self.root(), &crl_state(name)).ok().flatten();
-        let read = state.and_then(|text| text.lines().next()?.strip_prefix(READ_AT)?.parse::<u64>().ok());
-        let read = SystemTime::UNIX_EPOCH + Duration::from_secs(read.unwrap_or(0));
-        survey.now.duration_since(read).map_or(true, |age| age >= refresh)
+        let known = Dated::read(self.root(), &crl_state(name)).ok().flatten();
+        known.is_none_or(|known| known.is_older(refresh, survey.now))
     }
 
     async fn fetch_crl(&self, survey: &Survey, name: &Name) -> Result<(), Failure> {
         let Some(Ok(ca)) = self.cas.get(name) else { return Err(Failure::Waits(format!("CA {name}"))) };
-        let Some(lists) = ca.crl().await? else { return Ok(()) };
-        let read = survey.now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        let state = format!("{READ_AT}{read}\n{lists}");
-        Ok(disk::keep_state(self.root(), &crl_state(name), state.as_bytes())?)
+        let Some(text) = ca.crl().await? else { return Ok(()) };
+        let lists = Dated { since: survey.now, setting: String::new(), text };
+        Ok(lists.keep(self.root(), &crl_state(name))?)
     }
 
     fn is_stale(&self, survey: &Survey, name: &Name) -> bool {
         let Some(ca) = survey.config.cas.get(name).filter(|ca| ca.needs_anchor_fetch()) else { return false };
-        let state = disk::read_state(self.root(), &anchor_state(name)).ok().flatten();
-        let head =
-            state.as_ref().and_then(|text| text.lines().next()?.strip_prefix(READ_AT)?.split_once(READ_FOR));
-        let Some((read, source)) = head else { return true };
-        if source != print_of(ca) {
-            return true;
-        }
-        let read = SystemTime::UNIX_EPOCH + Duration::from_secs(read.parse().unwrap_or(0));
-        // A time to come was written under a clock that was wrong.
-        survey.now.duration_since(read).map_or(true, |age| age >= ca.refresh)
+        let known = Dated::read(self.root(), &anchor_state(name)).ok().flatten();
+        known.is_none_or(|known| known.setting != print_of(ca) || known.is_older(ca.refresh, survey.now))
     }
 
     /// What a CA publishes now, beside what is known: an anchor leaves by its own end or by the operator's
@@ -118,10 +106,9 @@ impl Run<'_> {
     }
 
     fn keep_anchors(&self, survey: &Survey, name: &Name, anchors: &Anchors) -> Result<(), Failure> {
-        let read = survey.now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        let source = survey.config.cas.get(name).map(print_of).unwrap_or_default();
-        let state = format!("{READ_AT}{read}{READ_FOR}{source}\n{}", anchors.pem());
-        Ok(disk::keep_state(self.root(), &anchor_state(name), state.as_bytes())?)
+        let setting = survey.config.cas.get(name).map(print_of).unwrap_or_default();
+        let known = Dated { since: survey.now, setting, text: anchors.pem() };
+        Ok(known.keep(self.root(), &anchor_state(name))?)
     }
 
     pub(super) fn open_ca(&mut self, survey: &Survey, name: &Name) {

@@ -4,48 +4,44 @@
 use std::time::{Duration, SystemTime};
 
 use super::Run;
+use super::dated::Dated;
 use super::survey::Survey;
 use crate::config::Config;
-use crate::disk::{self, DiskError};
+use crate::disk::DiskError;
 use crate::facts::Facts;
 use crate::root::Root;
 
-/// What was detected by the last run, below the time in seconds since 1970 from which it has held.
+/// What was detected by the last run, and since when it has held.
 const STATE: &str = "facts";
-const SINCE: &str = "# since ";
 /// Longer than a lease takes to come back, shorter than the time to the timer's next run.
 const SETTLE: Duration = Duration::from_secs(600);
 
 /// Until when what is true of this host now must hold; `None` where it has, or was never different.
 pub(super) fn settles(root: &Root, config: &Config, facts: &Facts, now: SystemTime) -> Option<SystemTime> {
     let settle = config.node.settle.map_or(SETTLE, |settle| settle.0);
-    let until = since(root, facts, now)? + settle;
+    // A state that cannot be read delays nothing.
+    let until = since(&Dated::read(root, STATE).ok()??, facts, now) + settle;
     (until > now).then_some(until)
 }
 
-/// Since when it holds; `None` where no run has seen anything else.
-fn since(root: &Root, facts: &Facts, now: SystemTime) -> Option<SystemTime> {
-    // A state that cannot be read delays nothing.
-    let text = disk::read_state(root, STATE).ok()??;
-    let (since, known) = text.strip_prefix(SINCE)?.split_once('\n')?;
-    if known != detected(facts) {
-        return Some(now);
-    }
-    // A time to come was written under a clock that was wrong.
-    Some((SystemTime::UNIX_EPOCH + Duration::from_secs(since.parse().ok()?)).min(now))
+/// Since when it holds. A time to come was written under a clock that was wrong.
+fn since(known: &Dated, facts: &Facts, now: SystemTime) -> SystemTime {
+    if known.text == detected(facts) { known.since.min(now) } else { now }
 }
 
 impl Run<'_> {
     /// What is true of this host now, and since when, for the runs to come.
     pub(super) fn remember_facts(&self, survey: &Survey) -> Result<(), DiskError> {
-        let since = since(self.root(), &survey.facts, survey.now).unwrap_or(SystemTime::UNIX_EPOCH);
-        let since = since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        let text = format!("{SINCE}{since}\n{}", detected(&survey.facts));
-        match disk::read_state(self.root(), STATE)? {
-            Some(there) if *there == text => Ok(()),
+        let there = Dated::read(self.root(), STATE)?;
+        let since = there.as_ref().map(|there| since(there, &survey.facts, survey.now));
+        // Where no run has seen anything else it has always held.
+        let since = since.unwrap_or(SystemTime::UNIX_EPOCH);
+        let facts = Dated { since, setting: String::new(), text: detected(&survey.facts) };
+        match there {
+            Some(there) if there == facts => Ok(()),
             // All of it is configured.
-            None if detected(&survey.facts).is_empty() => Ok(()),
-            _ => disk::keep_state(self.root(), STATE, text.as_bytes()),
+            None if facts.text.is_empty() => Ok(()),
+            _ => facts.keep(self.root(), STATE),
         }
     }
 }

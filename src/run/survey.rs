@@ -16,7 +16,7 @@ use crate::disk::{self, DiskError};
 use crate::facts::Facts;
 use crate::keepsake::Keepsake;
 use crate::node::{self, Node};
-use crate::plan::{self, Known, Verdict};
+use crate::plan::{self, Held, Known, Verdict};
 use crate::setting::Name;
 use crate::trust::Anchors;
 
@@ -35,13 +35,21 @@ pub struct Survey {
     pub(super) gone: BTreeSet<Name>,
     /// The certificates whose files cannot be read, or lie where someone else's do.
     pub(super) unreadable: BTreeMap<Name, Failure>,
+    /// Whether the state says that it is this machine's.
+    pub(super) at_home: bool,
     /// The certificates that were made on another machine.
     pub(super) cloned: BTreeSet<Name>,
-    /// The CAs whose revocation lists could not be read in this run.
-    pub(super) unread: BTreeMap<Name, Failure>,
+    pub(super) unread: Unread,
     /// Until when certificates do not follow this host's names and addresses.
     pub(super) settles: Option<SystemTime>,
     pub(super) now: SystemTime,
+}
+
+/// What was to be read again in this run and could not be, by CA; what was known of it stays.
+#[derive(Debug, Default)]
+pub(super) struct Unread {
+    pub(super) anchors: BTreeMap<Name, Failure>,
+    pub(super) lists: BTreeMap<Name, Failure>,
 }
 
 /// Reads configuration, facts and disk, and judges what is held.
@@ -50,7 +58,7 @@ pub fn survey(world: &World, force: bool) -> Result<Survey, Error> {
     let facts = gather(world, &config)?;
     let present = disk::present(&world.root, &node::probes(&config)).map_err(Error::Disk)?;
     let node = node::expand(&config, &facts, &present).map_err(Error::Config)?;
-    let cloned = cloned(&world.root, &facts, &node);
+    let (at_home, cloned) = cloned(&world.root, &facts, &node);
     let now = world.clock.now();
     let settles = steady::settles(&world.root, &config, &facts, now);
     let known =
@@ -64,8 +72,9 @@ pub fn survey(world: &World, force: bool) -> Result<Survey, Error> {
         verdicts: BTreeMap::new(),
         drifts: BTreeMap::new(),
         unreadable: BTreeMap::new(),
-        unread: BTreeMap::new(),
+        unread: Unread::default(),
         gone: BTreeSet::new(),
+        at_home,
         cloned,
         settles,
         now,
@@ -82,15 +91,15 @@ impl Survey {
         let verdict = self.verdict(world, certificate, self.known_anchors(&certificate.ca), force);
         let bundle = verdict.as_ref().ok().and_then(Verdict::bundle);
         let drift = bundle.map(|bundle| disk::drift(&world.root, certificate, bundle, self.now));
+        let paths: Vec<_> = certificate.place.paths().into_iter().map(|(_, path)| path).collect();
+        let is_gone = || disk::present(&world.root, &paths).is_ok_and(|there| there.len() < paths.len());
+        self.is_mended(name);
         match verdict {
             Ok(verdict) => drop(self.verdicts.insert(name.clone(), verdict)),
             Err(error) => drop(self.unreadable.insert(name.clone(), error.into())),
         }
         match drift {
             Some(Ok(drift)) => {
-                let paths: Vec<_> = certificate.place.paths().into_iter().map(|(_, path)| path).collect();
-                let is_gone =
-                    || disk::present(&world.root, &paths).is_ok_and(|there| there.len() < paths.len());
                 if !drift.is_empty() && is_gone() {
                     self.gone.insert(name.clone());
                 }
@@ -99,6 +108,13 @@ impl Survey {
             Some(Err(error)) => drop(self.unreadable.insert(name.clone(), error.into())),
             None => {}
         }
+    }
+
+    /// Nothing that was found wrong around a certificate holds any more.
+    pub(super) fn is_mended(&mut self, name: &Name) {
+        self.drifts.remove(name);
+        self.gone.remove(name);
+        self.unreadable.remove(name);
     }
 
     /// Looks at all certificates of a CA, now that its anchors are known.
@@ -116,6 +132,18 @@ impl Survey {
         force: bool,
     ) -> Result<Verdict, DiskError> {
         let held = disk::held(&world.root, certificate)?;
+        self.judge(world, certificate, held, anchors, force)
+    }
+
+    /// What is to be done about a certificate, were this what is held of it.
+    pub(super) fn judge(
+        &self,
+        world: &World,
+        certificate: &Certificate,
+        held: Held,
+        anchors: Option<&Anchors>,
+        force: bool,
+    ) -> Result<Verdict, DiskError> {
         let crl = known_crl(&world.root, &certificate.ca)?;
         let given_up = given_up(&world.root, &certificate.name)?;
         let known = Known {

@@ -9,19 +9,28 @@ use crate::quorum::{self, Asking, Patience};
 use crate::report::{Exit, Trouble};
 use crate::trust::Anchors;
 
+/// What became of a deed.
+pub(super) enum Told {
+    Done,
+    /// Its unit does not run: there was no one to tell, and nothing to say of it.
+    Rests,
+}
+
 impl Run<'_> {
-    /// Does one deed; the trouble says why it stays owed.
-    pub(super) async fn perform(&self, survey: &Survey, deed: &Deed) -> Result<(), Trouble> {
+    /// Does one deed, unless there is no one to tell; the trouble says why it stays owed.
+    pub(super) async fn perform(&self, survey: &Survey, deed: &Deed) -> Result<Told, Trouble> {
         match deed {
             Deed::InTurn(deed) => self.in_turn(survey, deed).await,
-            deed => hooks::perform(deed, self.stop).map_err(|why| trouble(why, Exit::Fault)),
+            deed => {
+                hooks::perform(deed, self.stop).map(|()| Told::Done).map_err(|why| trouble(why, Exit::Fault))
+            }
         }
     }
 
-    async fn in_turn(&self, survey: &Survey, deed: &Deed) -> Result<(), Trouble> {
+    async fn in_turn(&self, survey: &Survey, deed: &Deed) -> Result<Told, Trouble> {
         match hooks::unit(deed, self.stop).map_err(|why| trouble(why, Exit::Fault))? {
             // It reads what is there when it starts.
-            Unit::Rests => return Ok(()),
+            Unit::Rests => return Ok(Told::Rests),
             Unit::Starts => {
                 return Err(trouble("waits until it has started".to_owned(), Exit::Temporary));
             }
@@ -43,7 +52,8 @@ impl Run<'_> {
             clock: &self.world.clock,
             patience: Patience::default(),
         };
-        quorum::in_turn(&asking, self.deadline, || hooks::perform(deed, self.stop)).await.map_err(|error| {
+        let turn = quorum::in_turn(&asking, self.deadline, || hooks::perform(deed, self.stop)).await;
+        turn.map(|()| Told::Done).map_err(|error| {
             let exit = if error.is_temporary() { Exit::Temporary } else { Exit::Fault };
             trouble(error.to_string(), exit)
         })

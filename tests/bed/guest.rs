@@ -310,6 +310,15 @@ impl<'a> Guest<'a> {
         }
     }
 
+    /// The `nodecert run` that systemd has started, by the machine's own number for it.
+    pub(crate) fn running(&self) -> Option<u32> {
+        let is_run = |pid: &u32| {
+            std::fs::read(format!("/proc/{pid}/cmdline"))
+                .is_ok_and(|argv| argv.starts_with(b"/usr/bin/nodecert\0run\0"))
+        };
+        children(self.power.as_ref()?.leader).into_iter().find(is_run)
+    }
+
     /// What a unit, or with an empty name the whole host, has written in this boot, oldest first.
     pub(crate) fn journal(&self, unit: &str) -> String {
         let mut line = String::from("journalctl --boot --no-pager --quiet --output=short-monotonic");

@@ -1,13 +1,15 @@
 //! A real puppetserver with its CA, from Debian's package, run from a directory of its own. It takes
-//! seconds to start, so one serves all the tests of a process: tests that want the same configuration share
-//! it, and between configurations it is told to read them again (SIGHUP).
+//! seconds to start, so one of each release serves all the tests of a process: tests that want the same
+//! configuration share it, and between configurations it is told to read them again (SIGHUP).
 
 use super::process::{Daemon, ended, must};
 use super::{eventually, free_port, provided};
+use std::collections::VecDeque;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{ThreadId, current};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -20,8 +22,8 @@ pub(crate) struct PuppetConfig {
     pub(crate) names: bool,
     /// Whether and for whom it renews; release 8 alone can.
     pub(crate) renewal: Renewal,
-    /// Tells apart what has to have the server for itself.
-    pub(crate) alone: u8,
+    /// Whether it is for one test at a time.
+    pub(crate) alone: bool,
 }
 
 impl Default for PuppetConfig {
@@ -31,7 +33,7 @@ impl Default for PuppetConfig {
             autosign: Autosign::Everything,
             names: true,
             renewal: Renewal::On,
-            alone: 0,
+            alone: false,
         }
     }
 }
@@ -80,20 +82,37 @@ pub(crate) const PASSWORD: &str = "sesame";
 
 struct Server {
     daemon: Daemon,
-    release: PuppetRelease,
     directory: TempDir,
     port: u16,
 }
 
-#[derive(Default)]
+/// Whose turn it is at the server of a release.
 struct Turn {
     server: Option<Server>,
     config: Option<PuppetConfig>,
     users: usize,
+    /// Who waits for another configuration, in the order in which they came.
+    queue: VecDeque<ThreadId>,
 }
 
-static TURN: Mutex<Option<Turn>> = Mutex::new(None);
-static NEXT: Condvar = Condvar::new();
+impl Turn {
+    const fn new() -> Self {
+        Self { server: None, config: None, users: 0, queue: VecDeque::new() }
+    }
+
+    fn lock(release: PuppetRelease) -> MutexGuard<'static, Self> {
+        TURNS[release as usize].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the server can be had as `config` now, by who is first in the queue or needs no change.
+    fn is_for(&self, config: PuppetConfig) -> bool {
+        let is_first = self.queue.front() == Some(&current().id());
+        self.users == 0 && is_first || self.config == Some(config) && !config.alone
+    }
+}
+
+static TURNS: [Mutex<Turn>; 2] = [Mutex::new(Turn::new()), Mutex::new(Turn::new())];
+static NEXT: [Condvar; 2] = [Condvar::new(), Condvar::new()];
 /// 16 s on two idle cores, and minutes on busy ones.
 const START: Duration = Duration::from_secs(600);
 const STARTED: &str = "Puppet Server has successfully started";
@@ -101,47 +120,40 @@ const STARTED: &str = "Puppet Server has successfully started";
 /// The right to the server under one configuration; given back when dropped.
 pub(crate) struct Puppetserver {
     pub(crate) url: String,
+    release: PuppetRelease,
     directory: PathBuf,
 }
 
 impl Puppetserver {
     /// Waits until the server is free, or runs as `config` already.
     pub(crate) fn with(config: PuppetConfig) -> Self {
-        let mut lock = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            let turn = lock.get_or_insert_default();
-            if turn.users == 0 || turn.config == Some(config) {
-                break;
-            }
-            lock = NEXT.wait(lock).unwrap_or_else(PoisonError::into_inner);
+        let mut turn = Turn::lock(config.release);
+        turn.queue.push_back(current().id());
+        while !turn.is_for(config) {
+            turn = NEXT[config.release as usize].wait(turn).unwrap_or_else(PoisonError::into_inner);
         }
-        let turn = lock.get_or_insert_default();
-        if turn.config != Some(config) {
-            match turn.server.take_if(|server| server.release == config.release) {
-                Some(mut server) => {
-                    server.reload(config);
-                    turn.server = Some(server);
-                }
-                None => {
-                    // Two at once would need the memory of two.
-                    turn.server = None;
-                    turn.server = Some(Server::start(config));
-                }
-            }
-            turn.config = Some(config);
+        turn.queue.retain(|&waiting| waiting != current().id());
+        let as_it_is = turn.config.map(|there| PuppetConfig { alone: config.alone, ..there });
+        match &mut turn.server {
+            Some(_) if as_it_is == Some(config) => {}
+            Some(server) => server.reload(config),
+            None => turn.server = Some(Server::start(config)),
         }
+        turn.config = Some(config);
         turn.users += 1;
+        // Others may have waited for the same.
+        NEXT[config.release as usize].notify_all();
         let server = turn.server.as_ref().unwrap();
         Self {
             url: format!("https://127.0.0.1:{}", server.port),
+            release: config.release,
             directory: server.directory.path().to_owned(),
         }
     }
 
     /// Reads its configuration again, as a restart does: for a while nothing answers.
     pub(crate) fn restart(&self) {
-        let mut lock = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        let turn = lock.get_or_insert_default();
+        let mut turn = Turn::lock(self.release);
         let config = turn.config.unwrap();
         turn.server.as_mut().unwrap().reload(config);
     }
@@ -176,6 +188,19 @@ impl Puppetserver {
         self.admin(&["-X", "DELETE"], certname);
     }
 
+    /// `puppetserver ca …`, as its operator runs it; its words. Of release 7 only.
+    pub(crate) fn operator(&self, command: &str) -> String {
+        let mut words = Command::new("sh");
+        words.args([
+            "-euc",
+            &format!("{command} --config {}", self.directory.join("etc/puppet.conf").display()),
+        ]);
+        let ended = ended(&mut words);
+        // 24: there was no certificate to revoke beside the request that was removed.
+        assert!(matches!(ended.status.code(), Some(0 | 24)), "{command}: {ended:?}");
+        ended.stdout
+    }
+
     /// The stored request of a name, once it is there.
     pub(crate) fn stored(&self, certname: &str) -> String {
         let path = format!("certificate_request/{certname}");
@@ -205,8 +230,7 @@ impl Puppetserver {
 
     /// User and system time of the server so far.
     pub(crate) fn cpu(&self) -> Duration {
-        let mut lock = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        lock.get_or_insert_default().server.as_ref().unwrap().daemon.cpu()
+        Turn::lock(self.release).server.as_ref().unwrap().daemon.cpu()
     }
 
     fn admin(&self, arguments: &[&str], certname: &str) {
@@ -227,9 +251,8 @@ impl Puppetserver {
 
 impl Drop for Puppetserver {
     fn drop(&mut self) {
-        let mut lock = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        lock.get_or_insert_default().users -= 1;
-        NEXT.notify_all();
+        Turn::lock(self.release).users -= 1;
+        NEXT[self.release as usize].notify_all();
     }
 }
 
@@ -243,7 +266,7 @@ impl Server {
         configure(&root, config, port);
         let conf = inside(&root, &system).join("etc/puppet.conf");
         must(&mut enter(&system, &["puppetserver", "ca", "setup", "--config", conf.to_str().unwrap()]));
-        let mut server = Self { daemon: serve(root, system), release: config.release, directory, port };
+        let mut server = Self { daemon: serve(root, system), directory, port };
         server.is_up(1);
         server
     }
@@ -400,6 +423,8 @@ logdir = {at}/log.d
 rundir = {at}/run
 codedir = {at}/code
 certname = puppet.example.com
+ca_server = localhost
+ca_port = {port}
 [server]
 dns_alt_names = localhost,IP:127.0.0.1
 cadir = {at}/etc/ca

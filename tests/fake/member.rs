@@ -44,6 +44,8 @@ pub enum Mood {
     OtherLock,
     /// It has its own turn when it is first asked for the lock, and is back after.
     Restarts,
+    /// The same, but it is not back at this address.
+    Moves,
     /// Healthy until someone has the lock.
     FallsIll,
 }
@@ -184,6 +186,7 @@ impl Member {
         self.state.lock().unwrap().seen.push((self.name.clone(), seen.path.clone()));
         let health = seen.path == "/health";
         match self.mood {
+            Mood::Moves if self.back.load(Ordering::SeqCst) => return Ok(false),
             Mood::Stalls => return self.stall(|_| false),
             Mood::StallsLocks if !health => return self.stall(|_| false),
             Mood::Garbage => {
@@ -252,7 +255,10 @@ impl Member {
                 state.leases.push(lease);
                 (200, json!({ "ID": lease.to_string(), "TTL": seen.body["TTL"] }))
             }
-            "/v3/lock/lock" if self.mood == Mood::Restarts && !self.back.swap(true, Ordering::SeqCst) => {
+            "/v3/lock/lock"
+                if matches!(self.mood, Mood::Restarts | Mood::Moves)
+                    && !self.back.swap(true, Ordering::SeqCst) =>
+            {
                 (503, json!({ "error": "transport is closing" }))
             }
             "/v3/lock/lock" => {

@@ -287,6 +287,19 @@ impl Fake {
         self.state.signing.root.pem()
     }
 
+    pub fn root(&self) -> CertificateDer<'static> {
+        self.state.signing.root.der().clone()
+    }
+
+    /// The root of a CA to come.
+    pub fn second_root(&self) -> CertificateDer<'static> {
+        self.state.other.root.der().clone()
+    }
+
+    pub fn second_root_pem(&self) -> String {
+        self.state.other.root.pem()
+    }
+
     /// What it signs with, to make certificates aside from the server.
     pub fn signing(&self) -> &Pki {
         &self.state.signing

@@ -12,6 +12,7 @@ use rcgen::{
 use rustls_pki_types::CertificateSigningRequestDer;
 use rustls_pki_types::pem::PemObject;
 use time::OffsetDateTime;
+use x509_parser::prelude::{FromDer, ParsedExtension, X509CertificationRequest};
 
 use super::{Authority, DAY, Fake, Fault, Pki, Seen, State, bend, ca_params, key};
 
@@ -65,12 +66,24 @@ impl Fake {
         self.state.puppet.renews.store(false, Ordering::SeqCst);
     }
 
-    /// `puppetserver ca clean`.
-    pub fn clean(&self, certname: &str) {
+    /// Puts what it signed under a name, and had signed two years ago, back there; that is it.
+    pub fn aged(&self, certname: &str, certificate: &str) -> String {
+        let aged = again(&self.state, certificate, None, -730 * DAY);
+        self.state.puppet.certificates.lock().unwrap().insert(certname.to_owned(), aged.clone());
+        aged
+    }
+
+    /// `puppetserver ca revoke`: it is served all the same.
+    pub fn revoke(&self, certname: &str) {
         let pem = self.state.puppet.certificates.lock().unwrap()[certname].clone();
         let der = rustls_pki_types::CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
         let (_, parsed) = x509_parser::parse_x509_certificate(&der).unwrap();
         self.state.puppet.revoked.lock().unwrap().push(parsed.raw_serial().to_vec());
+    }
+
+    /// `puppetserver ca clean`.
+    pub fn clean(&self, certname: &str) {
+        self.revoke(certname);
         self.free(certname);
     }
 
@@ -160,12 +173,22 @@ fn submit(state: &State, name: &str, csr: &str, fault: Option<&Fault>) -> Answer
     if fault == Some(&Fault::Forgotten) {
         return (200, String::new());
     }
+    if asks_for_usages(csr) {
+        return (400, "Found extensions that are not permitted: 2.5.29.37".to_owned());
+    }
     let shelved = match shelf.waits_for_a_person.load(Ordering::SeqCst) {
         true => shelf.requests.lock().unwrap().insert(name.to_owned(), csr.to_owned()),
         false => shelf.certificates.lock().unwrap().insert(name.to_owned(), signed(state, csr, fault)),
     };
     assert!(shelved.is_none());
     (200, String::new())
+}
+
+fn asks_for_usages(csr: &str) -> bool {
+    let der = CertificateSigningRequestDer::from_pem_slice(csr.as_bytes()).expect("a CSR");
+    let (_, request) = X509CertificationRequest::from_der(&der).expect("a good CSR");
+    let mut extensions = request.requested_extensions().into_iter().flatten();
+    extensions.any(|extension| matches!(extension, ParsedExtension::ExtendedKeyUsage(_)))
 }
 
 /// Signs as puppetserver does: the common name alone, and as a SAN too; for servers and clients.
@@ -225,13 +248,13 @@ fn renew(state: &State, peer: bool, fault: Option<&Fault>) -> Answer {
     else {
         return (404, "Not Found".to_owned());
     };
-    let renewed = again(state, &there, fault);
+    let renewed = again(state, &there, fault, time::Duration::hours(1));
     shelf.certificates.lock().unwrap().insert(name, renewed.clone());
     (200, renewed)
 }
 
-/// The same key and names under a new number.
-fn again(state: &State, certificate: &str, fault: Option<&Fault>) -> String {
+/// The same key and names under a new number, from so much later on.
+fn again(state: &State, certificate: &str, fault: Option<&Fault>, later: time::Duration) -> String {
     let der = rustls_pki_types::CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
     let (_, parsed) = x509_parser::parse_x509_certificate(&der).unwrap();
     let public = rcgen::SubjectPublicKeyInfo::from_der(parsed.public_key().raw).unwrap();
@@ -245,7 +268,7 @@ fn again(state: &State, certificate: &str, fault: Option<&Fault>) -> String {
         }
     }
     complete(state, &mut params);
-    params.not_before += time::Duration::hours(1);
+    params.not_before += later;
     let issuer = if fault == Some(&Fault::OtherCa) { &state.other.issuing } else { &state.tls.issuing };
     match fault {
         Some(Fault::WrongKey) => params.signed_by(&key(), issuer),

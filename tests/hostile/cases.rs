@@ -325,13 +325,13 @@ pub(crate) const SAID: &[Case] = &[
         wire.cut()
     }),
     spoken("noise in TLS", TEMPORARY, "", |wire, _, _| wire.noise()),
-    // On a connection that stays open it may be taken for the answer to the next request, and is refused as that.
+    // In one piece with it, on a connection that stays open: it is dropped with the connection, on which nothing is
+    // asked any more. What came after the next request would be the answer to that one, whatever it says.
     spoken("another answer behind the last", FINE, "", |wire, code, said| {
         let length = said.len();
         wire.say(format!(
-            "HTTP/1.1 {code} X\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{said}"
-        ))?;
-        wire.say("HTTP/1.1 200 X\r\nContent-Length: 2\r\n\r\n{}")
+            "HTTP/1.1 {code} X\r\nContent-Length: {length}\r\n\r\n{said}HTTP/1.1 200 X\r\nContent-Length: 2\r\n\r\n{{}}"
+        ))
     }),
     spoken("a cookie and another kind", FINE, "", |wire, code, said| {
         wire.say(format!("HTTP/1.1 {code} X\r\nSet-Cookie: a=b\r\nContent-Type: image/gif\r\nContent-Length: {}\r\n\r\n{said}", said.len()))

@@ -154,11 +154,17 @@ common_name = "node01"
 dns = ["node01"]
 ips = ["10.0.0.11"]
 ttl = "6d"
+spread = false
 directory = "/etc/web/pki"
 "#
     )
 }
 
+/// What was done, or would be: one that was to be got and was not is no such thing.
 pub fn actions(report: &Report) -> Vec<Action> {
-    report.certificates.iter().map(|line| line.action).collect()
+    let lines = report.certificates.iter();
+    lines
+        .inspect(|line| assert!(line.action != Action::Obtain || line.trouble.is_none(), "{line:?}"))
+        .map(|line| line.action)
+        .collect()
 }

@@ -199,7 +199,7 @@ pub(super) const REVOKED: &str = "the certificate that the CA holds is revoked";
 const VANISHED: &str = "the CA speaks of a signed certificate that it does not have";
 
 /// The names that are wanted and that a certificate lacks.
-pub(super) fn lacking(leaf: &Leaf, wanted: &Identity) -> Option<String> {
+fn lacking(leaf: &Leaf, wanted: &Identity) -> Option<String> {
     let dns = wanted.dns.difference(&leaf.dns).cloned();
     let ips = wanted.ips.difference(&leaf.ips).map(ToString::to_string);
     let lacking: Vec<_> = dns.chain(ips).chain(wanted.uris.difference(&leaf.uris).cloned()).collect();

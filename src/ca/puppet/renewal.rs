@@ -4,7 +4,7 @@
 use reqwest::Method;
 use rustls_pki_types::CertificateDer;
 
-use super::enrolment::{REVOKED, lacking};
+use super::enrolment::REVOKED;
 use super::{CaError, Issued, Known, Puppet, Renewal};
 use crate::bundle::Leaf;
 use crate::ca::text::said;
@@ -24,9 +24,6 @@ impl Puppet {
         let Some(leaf) = leaf else {
             return Err(self.taken(certname, "the CA has since signed it for another key"));
         };
-        if let Some(lacking) = lacking(&leaf, renewal.identity) {
-            return Err(self.taken(certname, format!("a renewal keeps the names, and {lacking} is new")));
-        }
         if self.is_revoked(known, &there).await? {
             return Err(self.taken(certname, REVOKED));
         }

@@ -236,7 +236,7 @@ impl Vault {
     }
 }
 
-/// Used and expired wrapping tokens give the same 400.
+/// Used and expired wrapping tokens, and what is none, give the same 400.
 fn spent(error: CaError, approle: &AppRole) -> CaError {
     match error {
         CaError::Refused { ca, asked, url, said, .. } => CaError::Refused {
@@ -245,7 +245,7 @@ fn spent(error: CaError, approle: &AppRole) -> CaError {
             url,
             said,
             advice: format!(
-                "the wrapping token from {} is used or expired. Expired: this host came up later than its -wrap-ttl after it was made, or its clock or the CA's is wrong. Used: was the state of this host lost since, which kept what was in it? If not, someone else opened it: treat it as intercepted, and revoke the secret_id. Then make a new one: {}",
+                "the wrapping token from {} is used, expired or not a wrapping token at all. Not one: it was made without -wrap-ttl. Expired: this host came up later than its -wrap-ttl after it was made, or its clock or the CA's is wrong. Used: was the state of this host lost since, which kept what was in it? If not, someone else opened it: treat it as intercepted, and revoke the secret_id. Then make a new one: {}",
                 approle.secret_id,
                 make_new(approle)
             ),

@@ -147,13 +147,17 @@ impl Survey {
     fn left_to_a_person(&self) -> Vec<String> {
         let mut left = vec![
             "this host: `systemctl disable --now nodecert.service nodecert-renew.timer`, stop what used the certificates, and remove /etc/nodecert".to_owned(),
-            format!("to bring it back instead: remove {}/{DECOMMISSIONED} and give it a new secret", disk::STATE),
+            format!("to bring it back instead: remove {}/{DECOMMISSIONED} and give it the secrets it needs", disk::STATE),
         ];
-        let names: Vec<_> = self.config.cas.keys().map(Name::as_str).collect();
-        left.push(format!(
-            "the operator of CA {}: take back what lets this host log in (secret_id, token, role)",
-            names.join(", ")
-        ));
+        // An embedded CA has no operator, and is gone.
+        let asked = self.config.cas.iter().filter(|(_, ca)| ca.tls().is_some());
+        let names: Vec<_> = asked.map(|(name, _)| name.as_str()).collect();
+        if !names.is_empty() {
+            left.push(format!(
+                "the operator of CA {}: take back what lets this host log in (secret_id, token, role)",
+                names.join(", ")
+            ));
+        }
         if !self.node.keepsakes.iter().all(is_kept) {
             left.push("the keys that other hosts share with this one live on there".to_owned());
         }

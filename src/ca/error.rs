@@ -1,0 +1,156 @@
+//! How asking a CA can end badly, and whose turn it is then.
+
+use crate::setting::Name;
+
+/// Why a CA did not give what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum CaError {
+    /// Nobody answered, or nobody who could. Running again may help.
+    #[error("CA {ca}: cannot {asked}: {why}; run again when it answers")]
+    Temporary {
+        /// The CA.
+        ca: Name,
+        /// What was to be done.
+        asked: String,
+        /// What each URL said.
+        why: String,
+    },
+    /// A TLS failure that a wrong clock explains.
+    #[error("CA {ca}: cannot {asked}: {why}")]
+    Clock {
+        /// The CA.
+        ca: Name,
+        /// What was to be done.
+        asked: String,
+        /// URL, certificate and clock.
+        why: String,
+    },
+    /// The CA has the request and has not signed it yet.
+    #[error("CA {ca}: {why}")]
+    Pending {
+        /// The CA.
+        ca: Name,
+        /// What it waits for.
+        why: String,
+    },
+    /// It said no.
+    #[error("CA {ca} refused to {asked} ({url}): {said}{}", then(.advice))]
+    Refused {
+        /// The CA.
+        ca: Name,
+        /// What was to be done.
+        asked: String,
+        /// Who said no.
+        url: String,
+        /// Its status and words.
+        said: String,
+        /// What to do next, where we know it.
+        advice: String,
+    },
+    /// Its server is not the one that the configuration trusts.
+    #[error("CA {ca}: {url} is not trusted: {why}")]
+    Untrusted {
+        /// The CA.
+        ca: Name,
+        /// Its server.
+        url: String,
+        /// What it presented, and what to do next.
+        why: String,
+    },
+    /// A wrapping token that wraps something else than it should. It was not opened.
+    #[error(
+        "CA {ca}: the wrapping token was made by {found:?}, not by {wanted:?}: it may have been exchanged on its way, and was not opened; find out how it came here, then {advice}"
+    )]
+    Exchanged {
+        /// The CA.
+        ca: Name,
+        /// Where the token was made.
+        found: String,
+        /// Where it should have been made.
+        wanted: String,
+        /// How to make a new one.
+        advice: String,
+    },
+    /// It said yes and gave something that cannot be used.
+    #[error("CA {ca} ({url}), asked to {asked}, gave a bad answer: {why}")]
+    BadAnswer {
+        /// The CA.
+        ca: Name,
+        /// What was to be done.
+        asked: String,
+        /// Who gave it.
+        url: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Every way to log in failed.
+    #[error("CA {ca}: no way to log in worked: {reasons}")]
+    NoLogin {
+        /// The CA.
+        ca: Name,
+        /// Each way with its reason.
+        reasons: String,
+        /// Whether the CA refused one of them; if not, the secrets are not there yet.
+        refused: bool,
+    },
+    /// A name that is one certificate's, and that certificate cannot be ours or cannot be renewed.
+    #[error(
+        "CA {ca}, certname {certname}: {why}; `puppetserver ca clean --certname {certname}` on the CA's server frees the name, then run again"
+    )]
+    Taken {
+        /// The CA.
+        ca: Name,
+        /// The name.
+        certname: String,
+        /// What is there.
+        why: String,
+    },
+    /// What a request is to hold cannot be had yet.
+    #[error("CA {ca} cannot be asked yet: {why}")]
+    NoSecret {
+        /// The CA.
+        ca: Name,
+        /// What is missing.
+        why: String,
+    },
+    /// What it needs on this host is not there or cannot be used: a fault of the host.
+    #[error("CA {ca} cannot be asked: {why}")]
+    Unusable {
+        /// The CA.
+        ca: Name,
+        /// What is missing, and what to do.
+        why: String,
+    },
+}
+
+fn then(advice: &str) -> String {
+    if advice.is_empty() { String::new() } else { format!("; {advice}") }
+}
+
+impl CaError {
+    /// Whether the fault lies on this host.
+    pub fn is_fault(&self) -> bool {
+        matches!(self, Self::Unusable { .. })
+    }
+
+    /// Whether it is for an operator to act first.
+    pub fn is_blocked(&self) -> bool {
+        matches!(self, Self::Taken { .. })
+    }
+
+    /// Whether running again later may help without anyone doing anything.
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            Self::Temporary { .. } | Self::Clock { .. } | Self::Pending { .. } | Self::NoSecret { .. } => {
+                true
+            }
+            Self::NoLogin { refused, .. } => !refused,
+            Self::Refused { .. }
+            | Self::Untrusted { .. }
+            | Self::Exchanged { .. }
+            | Self::BadAnswer { .. }
+            | Self::Taken { .. }
+            | Self::Unusable { .. } => false,
+        }
+    }
+}
