@@ -62,7 +62,9 @@ pub(crate) async fn bounded(mut response: reqwest::Response) -> Result<Vec<u8>, 
     if response.content_length().is_some_and(|length| length > MAX_BODY as u64) {
         return Err(Unread::TooLarge);
     }
-    let mut body = Vec::new();
+    // Grown as it comes it would be there twice.
+    let length = response.content_length().and_then(|length| usize::try_from(length).ok());
+    let mut body = Vec::with_capacity(length.unwrap_or(0));
     while let Some(chunk) = response.chunk().await.map_err(Unread::Cut)? {
         if body.len() + chunk.len() > MAX_BODY {
             return Err(Unread::TooLarge);
