@@ -118,10 +118,11 @@ impl Kept {
     /// Waits until it is.
     pub fn settle(self) -> Result<(), DiskError> {
         self.written.sync()?;
-        Ok(match self.draft {
-            Some((draft, name)) => self.dir.replace(draft, name)?,
-            None => self.dir.sync()?,
-        })
+        let settled = match self.draft {
+            Some((draft, name)) => self.dir.replace(draft, name),
+            None => self.dir.sync(),
+        };
+        Ok(settled?)
     }
 }
 
