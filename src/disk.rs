@@ -35,7 +35,8 @@ pub use plain::{ABSENT, differs, list_dropins, put, read_text, trust_is, widen};
 pub use repair::{drift, repair};
 pub use secret::{copies, secret};
 pub use state::{
-    drop_pending, drop_state, keep_pending, keep_state, pending, prove_state, read_key, read_state,
+    drop_pending, drop_state, keep_pending, keep_secret, keep_state, pending, prove_state, read_key,
+    read_state,
 };
 pub use sweep::sweep;
 

@@ -37,7 +37,7 @@ use crate::setting::Span;
 
 pub use cidr::Cidr;
 pub use describe::describe;
-pub use host::{Host, Interface, Sources};
+pub use host::{Host, Interface, Sources, inherited};
 
 /// `[node]` of the configuration. All of it is optional: what is not set is detected.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]

@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Once;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 use crate::deed::Deed;
+use crate::facts;
 use crate::stop::Stop;
 
 /// A command that prints a secret has this long; a boot must not hang on it.
@@ -25,6 +27,8 @@ const OUTPUT_SIZE: usize = 64 * 1024;
 const LAST_WORDS: Duration = Duration::from_millis(200);
 /// How the states begin that a unit ends by, or waits in for its next start.
 const RESTS: [&str; 5] = ["dead-", "failed-", "auto-restart", "stop-", "final-"];
+/// Closed before the first child.
+static INHERITED: Once = Once::new();
 /// Lines of a failed hook that are worth showing: the last ones.
 const SAID_LINES: usize = 5;
 
@@ -105,6 +109,7 @@ fn finish(argv: &[String], patience: Duration, stop: &Stop) -> Result<(ExitStatu
     let Some((program, arguments)) = argv.split_first() else {
         return Err("the command is empty".to_owned());
     };
+    INHERITED.call_once(shut_inherited);
     #[allow(clippy::disallowed_methods, reason = "this is the room")]
     let mut child = Command::new(program)
         .args(arguments)
@@ -124,6 +129,15 @@ fn finish(argv: &[String], patience: Duration, stop: &Stop) -> Result<(ExitStatu
         end(&mut child);
     }
     Ok((ended?, pipes.map(|pipe| collect(&pipe))))
+}
+
+/// Whoever started us may have left something open that is no child's business either, as a lock or a secret. Nothing
+/// here uses it, not even a socket that systemd passed; only a child makes it worth looking for.
+fn shut_inherited() {
+    for descriptor in facts::inherited() {
+        // What is gone already needs no closing.
+        let _ = nix::unistd::close(descriptor);
+    }
 }
 
 /// With a moment to end by itself. It may be gone already; then there is nothing to end.

@@ -375,4 +375,32 @@ mod tests {
         etc.mend("x", &seen, 0o604, None).unwrap();
         assert_eq!(etc.stat("x").unwrap().unwrap().mode, 0o604);
     }
+
+    #[test]
+    fn what_is_overwritten_has_no_other_name() {
+        let (temp, root) = tree();
+        let etc = root.dir(Path::new("/etc")).unwrap().unwrap();
+        let (path, other) = (temp.path().join("tree/etc/key"), temp.path().join("other"));
+        let make = || etc.put("key", b"secret", 0o600, None).unwrap();
+        let open = || fs::File::open(&path).unwrap();
+        let replace =
+            || etc.draft("key", b"another", 0o600, None).and_then(|draft| etc.replace(draft, "key"));
+        type Go<'a> = &'a dyn Fn() -> Result<(), RootError>;
+        let ways: [Go<'_>; 3] = [&|| etc.wipe("key").map(drop), &|| etc.discard("key"), &replace];
+        for (way, go) in ways.iter().enumerate() {
+            make();
+            let held = open();
+            go().unwrap();
+            assert_eq!(io::read_to_string(held).unwrap(), "\0".repeat(6), "way {way}");
+            make();
+            fs::hard_link(&path, &other).unwrap();
+            go().unwrap();
+            assert_eq!(fs::read_to_string(&other).unwrap(), "secret", "way {way}");
+            fs::remove_file(&path).ok();
+            symlink(&other, &path).unwrap();
+            go().unwrap();
+            assert_eq!(fs::read_to_string(&other).unwrap(), "secret", "way {way}");
+            fs::remove_file(&other).unwrap();
+        }
+    }
 }

@@ -220,10 +220,14 @@ impl<'de> Deserialize<'de> for Template {
     }
 }
 
-/// Templates fail on what is not defined, rather than put an empty name into a certificate.
+/// What a template may take, in steps of the engine: a moment, and far more than any file needs.
+const STEPS: u64 = 1_000_000;
+
+/// Templates fail on what is not defined, rather than put an empty name into a certificate, and end.
 pub(crate) fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_fuel(Some(STEPS));
     environment
 }
 
@@ -355,6 +359,14 @@ mod tests {
         assert_eq!(splice("{{ hostname }}.x"), Ok(vec!["node01.x".to_owned()]));
         assert_eq!(splice("{{ addresses[0] }}"), Ok(vec!["10.0.0.1".to_owned()]));
         assert_eq!(splice("plain"), Ok(vec!["plain".to_owned()]));
+    }
+
+    #[test]
+    fn a_template_that_would_not_end_does() {
+        let loops = |depth| "{% for i in range(2000) %}".repeat(depth) + &"{% endfor %}".repeat(depth);
+        let render = |depth| Template::new(&loops(depth)).and_then(|template| template.render(&scope()));
+        assert!(render(1).is_ok());
+        assert!(render(2).is_err_and(|error| error.contains("fuel")));
     }
 
     #[test]

@@ -137,10 +137,17 @@ fn after_a_power_cut_readers_find_a_whole_set_and_the_next_run_goes_on() {
         }
         let sets = [WEB_SET, PLAIN_SET];
         let before = sets.map(|kept| kept.find(&disk.root()).unwrap());
-        ended += usize::from(run_for(&disk.root(), part_of(longest, &mut random)));
+        let done = run_for(&disk.root(), part_of(longest, &mut random));
+        ended += usize::from(done);
         disk.cut();
         for (kept, before) in sets.iter().zip(&before) {
-            match kept.standing(&disk.root(), before.as_ref()).unwrap_or_else(|e| panic!("cut {cut}: {e}")) {
+            let found =
+                kept.standing(&disk.root(), before.as_ref()).unwrap_or_else(|e| panic!("cut {cut}: {e}"));
+            assert!(
+                !done || found == Standing::New,
+                "cut {cut}: the run said that it was done, and there is {found:?}"
+            );
+            match found {
                 Standing::None => none += 1,
                 Standing::Old => old += 1,
                 Standing::New => new += 1,

@@ -224,8 +224,10 @@ fn rename_all(
     }
     // Before the names change: after a crash between two of them they must still be known as ours.
     record(root, parts.iter().map(|part| place.path(part.file)), true)?;
+    let retired = parts.iter().map(|part| dir.secret(part.file)).collect::<Result<Vec<_>, _>>()?;
     drafts.iter().zip(parts).try_for_each(|(draft, part)| dir.rename(draft, part.file))?;
-    Ok(dir.sync()?)
+    dir.sync()?;
+    Ok(retired.into_iter().flatten().try_for_each(|file| file.overwrite(0))?)
 }
 
 /// All or none: what cannot be used is not left lying about.
@@ -237,7 +239,7 @@ fn write_drafts(dir: &Dir, parts: &[Part<'_>], ids: Option<Ids>) -> Result<Vec<O
             Err(error) => {
                 // The first failure is the one to report.
                 for draft in &drafts {
-                    dir.remove(draft).ok();
+                    dir.discard(draft).ok();
                 }
                 return Err(error);
             }

@@ -166,8 +166,7 @@ impl Wanted<'_> {
             back_up(&dir, name, now)?;
         }
         self.adopt(root)?;
-        dir.rename(draft, name)?;
-        dir.sync()?;
+        dir.replace(draft, name)?;
         Ok(true)
     }
 

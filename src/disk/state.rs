@@ -23,6 +23,13 @@ pub fn keep_state(root: &Root, relative: &str, content: &[u8]) -> Result<(), Dis
     Ok(dir.sync()?)
 }
 
+/// The same for a secret: what it replaces is overwritten.
+pub fn keep_secret(root: &Root, relative: &str, content: &[u8]) -> Result<(), DiskError> {
+    let (dir, name) = make_parent(root, relative)?;
+    let draft = dir.draft(&name, content, 0o600, None)?;
+    Ok(dir.replace(draft, name)?)
+}
+
 /// Makes sure that a file of state can be kept, before something is got that cannot be had again.
 pub fn prove_state(root: &Root, relative: &str) -> Result<(), DiskError> {
     probe(make_parent(root, relative)?.0)
@@ -111,19 +118,20 @@ impl Kept {
     /// Waits until it is.
     pub fn settle(self) -> Result<(), DiskError> {
         self.written.sync()?;
-        if let Some((draft, name)) = self.draft {
-            self.dir.rename(draft, name)?;
-        }
-        Ok(self.dir.sync()?)
+        let settled = match self.draft {
+            Some((draft, name)) => self.dir.replace(draft, name),
+            None => self.dir.sync(),
+        };
+        Ok(settled?)
     }
 }
 
-/// Forgets the request. Not fsynced: should a power cut bring it back, its key is that of the
-/// certificate held by then, or it is asked for again.
+/// Forgets the request, and overwrites it, for its key is in use by now. That it has no name is not fsynced: what
+/// a power cut brings back is no request any more.
 pub fn drop_pending(root: &Root, name: &Name) -> Result<(), DiskError> {
     let path = state_path(&pending_path(name));
     if let (Some(dir), name) = root.parent(&path)? {
-        dir.remove(name)?;
+        dir.wipe(name)?;
     }
     Ok(())
 }

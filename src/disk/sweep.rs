@@ -51,7 +51,7 @@ fn sweep_beside(root: &Root, path: &Path) -> Result<(), DiskError> {
 fn sweep_state(dir: &Dir) -> Result<(), DiskError> {
     for name in dir.list()? {
         if Dir::is_draft(&name) {
-            dir.remove(&name)?;
+            dir.discard(&name)?;
         } else if dir.stat(&name)?.is_some_and(|meta| meta.kind == Kind::Directory)
             && let Some(inner) = dir.dir(&name)?
         {

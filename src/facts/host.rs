@@ -1,7 +1,9 @@
 //! Reading: the kernel's names and interfaces, and the texts that tell the rest.
 
 use std::net::IpAddr;
+use std::os::fd::RawFd;
 
+use nix::fcntl::OFlag;
 use nix::ifaddrs::{InterfaceAddress, getifaddrs};
 use nix::net::if_::InterfaceFlags;
 use nix::sys::socket::SockaddrStorage;
@@ -121,6 +123,23 @@ impl Sources {
             if_inet6: proc("/proc/self/net/if_inet6"),
         }
     }
+}
+
+/// The descriptors that this process was started with, besides the three that it uses, and that its children would
+/// get: all that it opens itself are close-on-exec, which the flags in fdinfo tell, proc(5) and open(2). None where
+/// /proc is not to be read.
+pub fn inherited() -> Vec<RawFd> {
+    let open = std::fs::read_dir("/proc/self/fdinfo").into_iter().flatten().flatten();
+    let numbers = open.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    numbers.filter(|&number| number > 2 && is_passed_on(number)).collect()
+}
+
+fn is_passed_on(number: RawFd) -> bool {
+    let flags = proc(&format!("/proc/self/fdinfo/{number}")).and_then(|info| {
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"))?;
+        i32::from_str_radix(flags.trim(), 8).ok()
+    });
+    flags.is_some_and(|flags| !OFlag::from_bits_retain(flags).contains(OFlag::O_CLOEXEC))
 }
 
 /// Missing is normal: a kernel without IPv6 has no ipv6_route. /proc/net is a link to self/net, which is asked for

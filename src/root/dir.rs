@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
@@ -203,7 +204,7 @@ impl Dir {
         let filled = self.set(name, &file, mode, ids).and_then(|()| self.write(name, file, content));
         if filled.is_err() {
             // The first failure is the one to report.
-            self.remove(name).ok();
+            self.discard(name).ok();
         }
         filled
     }
@@ -300,7 +301,7 @@ impl Dir {
         let synced = written.sync();
         if synced.is_err() {
             // The first failure is the one to report.
-            self.remove(&draft).ok();
+            self.discard(&draft).ok();
         }
         synced.map(|()| draft)
     }
@@ -351,6 +352,29 @@ impl Dir {
             .map_err(|errno| self.failed("replace", to, errno))
     }
 
+    /// The same, durably, and then overwrites what stood there, if it may be a secret: not before, or a power cut
+    /// could bring back the old name with nothing in it.
+    pub fn replace(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<(), RootError> {
+        let retired = self.secret(&to)?;
+        self.rename(from, to)?;
+        self.sync()?;
+        retired.map_or(Ok(()), |file| file.overwrite(0))
+    }
+
+    /// Holds a file, to be overwritten when it is not needed any more; `None` for what all may read.
+    pub fn secret(&self, name: impl AsRef<Path>) -> Result<Option<Retired>, RootError> {
+        Ok(self.retiring(name.as_ref())?.filter(|file| file.meta.mode & 0o004 == 0))
+    }
+
+    fn retiring(&self, name: &Path) -> Result<Option<Retired>, RootError> {
+        let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        // What cannot be opened so, as a link, holds nothing.
+        let Ok(fd) = unbroken(|| openat(&self.fd, name, flags, Mode::empty())) else { return Ok(None) };
+        let stat = fstat(&fd).map_err(|errno| self.failed("look at", name, errno))?;
+        let retired = Retired { file: File::from(fd), meta: Meta::of(&stat), path: self.shown(name) };
+        Ok(Some(retired).filter(|file| file.meta.kind == super::Kind::Regular))
+    }
+
     /// Removes a name that is no directory; `false` if it was not there.
     pub fn remove(&self, name: impl AsRef<Path>) -> Result<bool, RootError> {
         let gone = unlinkat(&self.fd, name.as_ref(), UnlinkatFlags::NoRemoveDir);
@@ -358,8 +382,8 @@ impl Dir {
     }
 
     /// Removes what a crash left of [`Dir::draft`] or [`Dir::put_link`].
-    pub fn remove_draft(&self, name: impl AsRef<Path>) -> Result<bool, RootError> {
-        self.remove(beside(name.as_ref()))
+    pub fn remove_draft(&self, name: impl AsRef<Path>) -> Result<(), RootError> {
+        self.discard(beside(name.as_ref()))
     }
 
     /// Whether a name is one that only drafts have.
@@ -368,28 +392,30 @@ impl Dir {
         name.starts_with(b".") && name.ends_with(NEW)
     }
 
-    /// Removes a name that is no directory, and overwrites it first if it is a file, durably; `false` if it was
-    /// not there.
+    /// Removes a name that is no directory, and overwrites it first if it is a file without another name, durably;
+    /// `false` if it was not there. By another name it may be anyone's, or a backup.
     pub fn wipe(&self, name: impl AsRef<Path>) -> Result<bool, RootError> {
         let name = name.as_ref();
-        let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        // What cannot be opened so, as a link, holds nothing.
-        if let Ok(fd) = openat(&self.fd, name, flags, Mode::empty()) {
-            let stat = fstat(&fd).map_err(|errno| self.failed("look at", name, errno))?;
-            if Meta::of(&stat).kind == super::Kind::Regular {
-                let zeros = vec![0; usize::try_from(stat.st_size).unwrap_or(0)];
-                self.write(name, File::from(fd), &zeros)?.sync()?;
-            }
-        }
+        self.retiring(name)?.map_or(Ok(()), |file| file.overwrite(1))?;
         self.remove(name)
     }
 
-    /// Removes a directory and the files in it; directories in it are not ours and stop it.
+    /// The same for what may be a secret. What cannot be overwritten goes all the same, and the error says so.
+    pub fn discard(&self, name: impl AsRef<Path>) -> Result<(), RootError> {
+        let name = name.as_ref();
+        let overwritten = self.secret(name).and_then(|file| file.map_or(Ok(()), |file| file.overwrite(1)));
+        self.remove(name)?;
+        overwritten
+    }
+
+    /// Removes a directory and the files in it; directories in it are not ours and stop it. Files that may be
+    /// secrets are overwritten first.
     pub fn remove_dir(&self, name: impl AsRef<Path>) -> Result<(), RootError> {
         let Some(dir) = self.dir(&name)? else { return Ok(()) };
-        dir.list()?.iter().try_for_each(|file| dir.remove(file).map(drop))?;
-        unlinkat(&self.fd, name.as_ref(), UnlinkatFlags::RemoveDir)
-            .map_err(|errno| self.failed("remove directory", name, errno))
+        let discarded: Vec<_> = dir.list()?.iter().map(|file| dir.discard(file)).collect();
+        let removed = unlinkat(&self.fd, name.as_ref(), UnlinkatFlags::RemoveDir);
+        discarded.into_iter().collect::<Result<(), _>>()?;
+        removed.map_err(|errno| self.failed("remove directory", name, errno))
     }
 
     /// The names in it, sorted.
@@ -449,6 +475,29 @@ impl Written {
     /// Waits until it is on disk, fsync(2). A full disk may show only now.
     pub fn sync(self) -> Result<(), RootError> {
         self.file.sync_all().map_err(|source| RootError::Io { action: "write", path: self.path, source })
+    }
+}
+
+/// A file that is to go.
+#[derive(Debug)]
+#[must_use = "what is freed can be read from the raw disk"]
+pub struct Retired {
+    file: File,
+    meta: Meta,
+    path: PathBuf,
+}
+
+impl Retired {
+    /// Overwrites it where it lies, durably, if it has no more names than that: by another it may be anyone's, or a
+    /// backup.
+    pub fn overwrite(mut self, names: u64) -> Result<(), RootError> {
+        let zeros = vec![0; usize::try_from(self.meta.size).unwrap_or(0)];
+        let overwritten = match self.file.metadata() {
+            Ok(now) if now.nlink() > names => Ok(()),
+            // Its blocks alone, fdatasync(2): that takes no commit of the journal.
+            _ => self.file.write_all(&zeros).and_then(|()| self.file.sync_data()),
+        };
+        overwritten.map_err(|source| RootError::Io { action: "overwrite", path: self.path, source })
     }
 }
 

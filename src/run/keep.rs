@@ -66,7 +66,7 @@ impl Run<'_> {
         // A text lies in our own state, and nowhere else.
         let changed = disk::differs(self.root(), file, content.as_bytes())?.is_some();
         if changed {
-            disk::keep_state(self.root(), &keepsake.state(), content.as_bytes())?;
+            disk::keep_secret(self.root(), &keepsake.state(), content.as_bytes())?;
         }
         Ok(changed)
     }
@@ -91,7 +91,7 @@ impl Run<'_> {
             Next::Make => {
                 let value = keepsake.form.make()?;
                 // In our own state first: should it get lost at its place, it comes back instead of another.
-                disk::keep_state(self.root(), &keepsake.state(), line(&value).as_bytes())?;
+                disk::keep_secret(self.root(), &keepsake.state(), line(&value).as_bytes())?;
                 info!(keepsake = %keepsake.name, "made; the other hosts of the control plane need a copy of {}", keepsake.path.display());
                 Ok(value)
             }

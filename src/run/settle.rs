@@ -122,11 +122,12 @@ impl Run<'_> {
         for unswept in disk::sweep(self.root(), &survey.node) {
             warn!("what an earlier run may have left stays: {}", chain(&unswept));
         }
-        for certificate in survey.node.certificates.values().filter(|certificate| certificate.rotate_key) {
+        for certificate in survey.node.certificates.values() {
             let held = survey.verdicts.get(&certificate.name).and_then(Verdict::pair);
             let Some(pair) = held else { continue };
             let open = disk::pending(self.root(), &certificate.name)?;
-            if open.is_some_and(|open| pair.leaf().is_of(&open.key)) {
+            // One that is half overwritten is none.
+            if open.is_none_or(|open| certificate.rotate_key && pair.leaf().is_of(&open.key)) {
                 disk::drop_pending(self.root(), &certificate.name)?;
             }
         }

@@ -150,7 +150,7 @@ impl Run<'_> {
             root: self.authority(name, settings)?,
             keep: Box::new(move |secret| {
                 let text = format!("{}\n{}\n", token.as_deref().unwrap_or_default(), secret.expose());
-                disk::keep_state(&root, &state, Zeroizing::new(text).as_bytes())
+                disk::keep_secret(&root, &state, Zeroizing::new(text).as_bytes())
                     .map_err(|error| chain(&error))
             }),
         })
@@ -200,7 +200,7 @@ impl Run<'_> {
         }
         let made = ca::local::Authority::make(name, settings, self.world.clock.now()).map_err(local)?;
         let text = Zeroizing::new([made.key().pem(), &made.pem()].concat());
-        disk::keep_state(self.root(), &state, text.as_bytes())?;
+        disk::keep_secret(self.root(), &state, text.as_bytes())?;
         info!(ca = %name, "CA {name}: made the embedded CA's key");
         Ok(Some(made))
     }

@@ -57,6 +57,7 @@ files = { cert = "plain.crt", key = "plain.key", ca = "ca.crt" }
 [file.web-tls]
 path = "/etc/web/tls.conf"
 template = "/etc/nodecert/tls.conf"
+mode = "0640"
 "#;
 
 /// A host below a directory of its own.
@@ -238,6 +239,7 @@ impl Kept {
             Ok(None) if before.is_none() => Ok(Standing::None),
             Ok(None) => Err(format!("{} is gone", self.directory)),
             Ok(now) if now.as_ref() == before => Ok(Standing::Old),
+            Ok(Some(now)) if now.private_key().is_none() => Err(format!("{}: no key", self.directory)),
             Ok(Some(now)) if !now.matches() => window(format!("{}: mixed", self.directory)),
             Ok(Some(now)) if now.is_trusted(&self.trust(root).unwrap_or_default()) => Ok(Standing::New),
             Ok(Some(_)) => Err(format!("{}: the trust file does not vouch for it", self.directory)),
@@ -266,12 +268,15 @@ fn read_at(dir: &fs::File, name: &str) -> Option<String> {
 }
 
 impl Set {
+    fn private_key(&self) -> Option<PrivateKeyDer<'static>> {
+        PrivateKeyDer::from_pem_slice(self.key.as_bytes()).ok()
+    }
+
     /// Whether the key is that of the certificate.
     pub(crate) fn matches(&self) -> bool {
-        let (Ok(der), Ok(cert)) = (
-            PrivateKeyDer::from_pem_slice(self.key.as_bytes()),
-            CertificateDer::from_pem_slice(self.cert.as_bytes()),
-        ) else {
+        let (Some(der), Ok(cert)) =
+            (self.private_key(), CertificateDer::from_pem_slice(self.cert.as_bytes()))
+        else {
             return false;
         };
         let Ok(key) = rcgen::KeyPair::try_from(&der) else { return false };
