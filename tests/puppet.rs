@@ -527,9 +527,9 @@ mod a_person_signs {
         let host = Host::new();
         let each = names.iter().map(|row| format!("{} = \"as {}\"", row[1], row[1])).collect::<Vec<_>>();
         let extended = ca(&server, &format!("extensions = {{ {} }}", each.join(", ")));
-        configure(&host, &extended, "extended.example.com", "");
+        configure(&host, &extended, "everything.example.com", "");
         waits(&host, "ca sign");
-        host.write("/stored.pem", &server.stored("extended.example.com"));
+        host.write("/stored.pem", &server.stored("everything.example.com"));
         let text = must(
             Command::new("openssl").args(["req", "-noout", "-text", "-in"]).arg(host.path("/stored.pem")),
         );

@@ -224,10 +224,8 @@ fn rename_all(
     }
     // Before the names change: after a crash between two of them they must still be known as ours.
     record(root, parts.iter().map(|part| place.path(part.file)), true)?;
-    let retired = parts.iter().map(|part| dir.secret(part.file)).collect::<Result<Vec<_>, _>>()?;
     drafts.iter().zip(parts).try_for_each(|(draft, part)| dir.rename(draft, part.file))?;
-    dir.sync()?;
-    Ok(retired.into_iter().flatten().try_for_each(|file| file.overwrite(0))?)
+    Ok(dir.sync()?)
 }
 
 /// All or none: what cannot be used is not left lying about.

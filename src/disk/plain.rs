@@ -166,7 +166,8 @@ impl Wanted<'_> {
             back_up(&dir, name, now)?;
         }
         self.adopt(root)?;
-        dir.replace(draft, name)?;
+        dir.rename(draft, name)?;
+        dir.sync()?;
         Ok(true)
     }
 

@@ -353,7 +353,8 @@ impl Dir {
     }
 
     /// The same, durably, and then overwrites what stood there, if it may be a secret: not before, or a power cut
-    /// could bring back the old name with nothing in it.
+    /// could bring back the old name with nothing in it. Not for what a consumer reads: one that has just opened the
+    /// old file would find nothing in it.
     pub fn replace(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<(), RootError> {
         let retired = self.secret(&to)?;
         self.rename(from, to)?;
@@ -362,7 +363,7 @@ impl Dir {
     }
 
     /// Holds a file, to be overwritten when it is not needed any more; `None` for what all may read.
-    pub fn secret(&self, name: impl AsRef<Path>) -> Result<Option<Retired>, RootError> {
+    fn secret(&self, name: impl AsRef<Path>) -> Result<Option<Retired>, RootError> {
         Ok(self.retiring(name.as_ref())?.filter(|file| file.meta.mode & 0o004 == 0))
     }
 
@@ -480,8 +481,7 @@ impl Written {
 
 /// A file that is to go.
 #[derive(Debug)]
-#[must_use = "what is freed can be read from the raw disk"]
-pub struct Retired {
+struct Retired {
     file: File,
     meta: Meta,
     path: PathBuf,
@@ -490,7 +490,7 @@ pub struct Retired {
 impl Retired {
     /// Overwrites it where it lies, durably, if it has no more names than that: by another it may be anyone's, or a
     /// backup.
-    pub fn overwrite(mut self, names: u64) -> Result<(), RootError> {
+    fn overwrite(mut self, names: u64) -> Result<(), RootError> {
         let zeros = vec![0; usize::try_from(self.meta.size).unwrap_or(0)];
         let overwritten = match self.file.metadata() {
             Ok(now) if now.nlink() > names => Ok(()),
