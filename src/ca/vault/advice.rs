@@ -31,7 +31,7 @@ const ADVICE: [(u16, &str, &str); 15] = [
     (
         400,
         "secret id",
-        "role_id is wrong, or the secret_id is wrong, used up, expired, or a wrapping token without `wrapped = true`; make a new one with `bao write -f auth/approle/role/ROLE/secret-id` (where wrapped = true, with -wrap-ttl=1h)",
+        "role_id is wrong, or the secret_id is wrong, used up or expired, or wrapped without `wrapped = true`; make a new one with `bao write -f auth/approle/role/ROLE/secret-id` (where wrapped = true, with -wrap-ttl=1h)",
     ),
     (
         400,
