@@ -258,13 +258,8 @@ impl Report {
         let (mut text, mut said) = (String::new(), BTreeMap::new());
         for (word, name, reason, trouble) in &rows {
             let verb = trouble.map_or(*word, |_| "failed");
-            let why = trouble.map_or(*reason, |trouble| &trouble.message);
-            // One fault, such as that of a login, can be many certificates'.
-            let first = trouble.map_or(name, |_| said.entry(why).or_insert(name));
-            let _ = match first == name {
-                true => writeln!(text, "{verb:<9} {name:<width$}  {why}"),
-                false => writeln!(text, "{verb:<9} {name:<width$}  the same as {first}"),
-            };
+            let why = trouble.map(|trouble| said_once(&mut said, name, &trouble.message));
+            let _ = writeln!(text, "{verb:<9} {name:<width$}  {}", why.as_ref().unwrap_or(reason));
         }
         for line in &self.owed {
             let _ = match &line.trouble {
@@ -415,6 +410,13 @@ fn add_act(value: &mut Value, action: Action, changed: bool, trouble: Option<&Tr
     value["exit"] = json!(trouble.map_or(0, |trouble| trouble.exit.code()));
 }
 
+/// Why something failed, where it is said for the first time: one fault, such as that of a login, can be many
+/// certificates'.
+pub(crate) fn said_once(said: &mut BTreeMap<String, String>, name: &str, why: &str) -> String {
+    let first = said.entry(why.to_owned()).or_insert_with(|| name.to_owned());
+    if first == name { why.to_owned() } else { format!("the same as {first}") }
+}
+
 fn file_state(line: &FileLine) -> &'static str {
     match line.action {
         _ if line.changed => "current",
@@ -427,4 +429,17 @@ fn file_state(line: &FileLine) -> &'static str {
 
 fn count(number: usize, noun: &str) -> String {
     if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_of_many_is_told_once() {
+        let mut said = BTreeMap::new();
+        let rows = [("web", "no login"), ("www", "no login"), ("db", "no key"), ("web", "no login")];
+        let told = rows.map(|(name, why)| said_once(&mut said, name, why));
+        assert_eq!(told, ["no login", "the same as web", "no key", "no login"]);
+    }
 }

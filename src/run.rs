@@ -128,7 +128,9 @@ async fn bring(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
 
 /// What `run` would do, unless it would do nothing at all.
 pub fn plan(survey: &Survey, world: &World, only: &[Name]) -> Result<Report, Error> {
-    begin::in_service(world)?;
+    if let Some(since) = begin::said_out(world) {
+        return Err(Error::Decommissioned(since));
+    }
     status(survey, world, only)
 }
 
@@ -164,8 +166,7 @@ fn told(survey: &Survey, world: &World, only: &[Name], seen: Vec<FileLine>) -> R
         Ok(debts) => (owed::deeds(&debts), Vec::new()),
         Err(error) => (BTreeSet::new(), vec![format!("what is owed is not known: {}", chain(&error))]),
     };
-    // Where the state is not ours to read, no one has said so.
-    let decommissioned = begin::decommissioned(world).ok().flatten();
+    let decommissioned = begin::said_out(world);
     notes.extend(decommissioned.clone().map(|since| Error::Decommissioned(since).to_string()));
     Ok(Report {
         certificates: chosen.map(|certificate| survey.line(certificate)).collect(),
@@ -202,6 +203,8 @@ enum Done {
     Obtained(String),
     Repaired(String),
     Failed(Failure),
+    /// No new one, and what is held was mended.
+    Mended(Failure),
 }
 
 /// What became of the trust files, by path.

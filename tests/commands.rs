@@ -303,6 +303,29 @@ fn who_may_not_is_told_who_may() {
 }
 
 #[test]
+fn who_may_not_read_the_state_is_told_what_there_is_all_the_same() {
+    let host = Host::new();
+    assert_eq!(host.nodecert("run").exit, 0);
+    fs::set_permissions(host.path(""), fs::Permissions::from_mode(0o755)).unwrap();
+    for (command, said) in
+        [("plan", "keep      /etc/etcd/etcd.yaml"), ("status", "current       /etc/etcd/etcd.yaml")]
+    {
+        let mut nobody = assert_cmd::Command::new("setpriv");
+        nobody.args([
+            "--reuid",
+            "65534",
+            "--clear-groups",
+            env!("CARGO_BIN_EXE_nodecert"),
+            command,
+            "--root",
+        ]);
+        let asked = nobody.arg(host.root.path()).output().unwrap();
+        let (out, err) = (String::from_utf8_lossy(&asked.stdout), String::from_utf8_lossy(&asked.stderr));
+        assert!(out.contains(said) && !err.contains("cannot go on"), "{command}: {out}{err}");
+    }
+}
+
+#[test]
 fn a_configuration_is_read_through_a_link_that_leads_elsewhere() {
     let host = Host::new();
     host.put("elsewhere/real.toml", CONFIGURATION);

@@ -295,7 +295,24 @@ fn what_drifted_is_mended_while_the_ca_is_away_too_and_that_it_is_away_is_said()
     fake.misbehave("/v1/", fake::Fault::Status(503, None, "sealed"), usize::MAX);
     let report = site.ask(&Ask { deadline: Duration::from_secs(1), ..Ask::default() });
     assert!(report.exit() == Exit::Temporary && report.certificates[0].usable, "{}", report.done());
+    assert!(report.certificates[0].changed);
     assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn what_cannot_be_mended_is_said_while_the_ca_is_away_too() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    site.run();
+    // A directory in what is no longer used is not ours, and stops its removal.
+    let stale = "etc/web/pki/.nodecert/web/20200101T000000Z-0000/theirs";
+    fs::create_dir_all(site.path(stale)).unwrap();
+    site.later(&fake, 5 * DAY);
+    fake.misbehave("/v1/", fake::Fault::Status(503, None, "sealed"), usize::MAX);
+    let report = site.ask(&Ask { deadline: Duration::from_secs(1), ..Ask::default() });
+    let line = &report.certificates[0];
+    assert!(report.exit() == Exit::Fault && line.usable && !line.changed, "{}", report.done());
+    assert!(report.done().contains("20200101T000000Z-0000"), "{}", report.done());
 }
 
 #[test]
@@ -534,6 +551,25 @@ fn a_consumer_is_told_of_a_certificate_that_the_run_itself_finds_revoked() {
     assert_ne!(site.serial("web"), first);
     assert_eq!(site.told(), 2);
     assert!(site.run().is_idle());
+}
+
+#[test]
+fn a_list_that_an_earlier_version_kept_is_heeded_while_the_ca_is_away() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    fs::write(site.path("config.toml"), with_lists(&fake)).unwrap();
+    assert_eq!(site.run().exit(), Exit::Done);
+    fake.clean("web.example.com");
+    fake.misbehave("/certificate_request/", fake::Fault::Status(503, None, "busy"), usize::MAX);
+    site.later(&fake, 25 * HOUR);
+    site.ask(&Ask { deadline: Duration::from_secs(2), ..Ask::default() });
+    let state = site.path("var/lib/nodecert/crl/etcd.pem");
+    let kept = fs::read_to_string(&state).unwrap();
+    let (_, lists) = kept.split_once('\n').unwrap();
+    fs::write(&state, format!("# read at 1700000000\n{lists}")).unwrap();
+    drop(fake);
+    let line = &site.look().certificates[0];
+    assert!(line.reason.contains("revoked"), "{}", line.reason);
 }
 
 /// There is no systemd here, so etcd rests: it reads what is there when it starts.

@@ -22,7 +22,7 @@ pub fn too_short(lifetime: Duration, interval: Duration) -> Option<String> {
         return Some(format!("a lifetime of {said} is too short for a timer; ask for 3 minutes or more"));
     };
     Some(format!(
-        "a lifetime of {said} needs three runs of the timer, which runs every {every}; put the lines \"[Timer]\", \"OnCalendar=\", \"OnCalendar={calendar}\", \"RandomizedDelaySec={length}\" into /etc/systemd/system/nodecert-renew.timer.d/interval.conf, and interval = \"{length}\" into [node]"
+        "a lifetime of {said} needs three runs of the timer, which runs every {every}; put the lines \"[Timer]\", \"OnCalendar=\", \"OnBootSec=5min\", \"OnCalendar={calendar}\", \"RandomizedDelaySec={length}\" into /etc/systemd/system/nodecert-renew.timer.d/interval.conf, and interval = \"{length}\" into [node]"
     ))
 }
 
@@ -54,6 +54,8 @@ mod tests {
             (60, 60, "interval = \"20m\""),
             (59, 20, "OnCalendar=*:0/15"),
             (3, 60, "OnCalendar=*:0/1\""),
+            // An empty OnCalendar= takes back every timer, systemd.timer(5).
+            (3, 60, "\"OnCalendar=\", \"OnBootSec=5min\", \"OnCalendar="),
             (2, 60, "ask for 3 minutes or more"),
             (300, 1_440, "OnCalendar=hourly"),
             (2 * 1_440, 1_440, "OnCalendar=0/12:00"),

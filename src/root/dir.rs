@@ -103,7 +103,11 @@ impl Dir {
     /// The same where the kernel does not do it at once. Our links lead to a name beside them; no other is followed.
     fn step_by_step(&self, path: &Path) -> Result<Option<Self>, RootError> {
         let mut here = self.again()?;
-        for name in path {
+        for name in path.components() {
+            // What is not a name leads out, or may.
+            let Component::Normal(name) = name else {
+                return Err(self.failed("open directory", path, Errno::EXDEV));
+            };
             let next = match here.dir(name) {
                 Err(refused) => match here.read_link(name)? {
                     Some(target) if is_name(&target) => here.dir(target)?,
@@ -557,6 +561,9 @@ mod tests {
             ("in/up", None),
             ("in/slash", None),
             ("led/one", None),
+            ("..", None),
+            ("in/../..", None),
+            ("/", None),
         ] {
             let there = |dir: Result<Option<Dir>, _>| dir.ok().map(|dir| dir.map(|dir| dir.meta().unwrap()));
             let path = Path::new(path);

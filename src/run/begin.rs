@@ -51,14 +51,19 @@ pub(super) async fn begin<'a>(world: &'a World, ask: &'a Ask) -> Result<Begun<'a
 }
 
 /// A host that was taken out of service does not come back by its timer.
-pub(super) fn in_service(world: &World) -> Result<(), Error> {
+fn in_service(world: &World) -> Result<(), Error> {
     decommissioned(world)?.map_or(Ok(()), |since| Err(Error::Decommissioned(since)))
 }
 
 /// Since when the host is out of service, if it is.
-pub(super) fn decommissioned(world: &World) -> Result<Option<String>, Error> {
+fn decommissioned(world: &World) -> Result<Option<String>, Error> {
     let since = disk::read_state(&world.root, DECOMMISSIONED).map_err(Error::Disk)?;
     Ok(since.map(|since| since.trim().to_owned()))
+}
+
+/// The same for who only looks: where the state is not theirs to read, no one has said so.
+pub(super) fn said_out(world: &World) -> Option<String> {
+    decommissioned(world).ok().flatten()
 }
 
 /// Takes the lock, and waits for it in short sleeps.

@@ -24,6 +24,11 @@ impl Dated {
         Ok(disk::read_state(root, state)?.and_then(|kept| Self::parse(&kept)))
     }
 
+    /// What was read, whenever that was: also what an earlier version kept, under another first line.
+    pub(super) fn text(kept: &str) -> String {
+        Self::parse(kept).map_or_else(|| kept.to_owned(), |dated| dated.text)
+    }
+
     fn parse(kept: &str) -> Option<Self> {
         let (head, text) = kept.strip_prefix(HEAD)?.split_once('\n')?;
         let (since, setting) = head.split_once(' ')?;
@@ -39,5 +44,18 @@ impl Dated {
     /// Whether it is as old as that. A time to come was written under a clock that was wrong.
     pub(super) fn is_older(&self, age: Duration, now: SystemTime) -> bool {
         now.duration_since(self.since).map_or(true, |since| since >= age)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_without_a_date_is_known_and_old() {
+        let undated = "# read at 1700000000\n-----BEGIN X509 CRL-----\n";
+        assert_eq!(Dated::text(undated), undated);
+        assert_eq!(Dated::parse(undated), None);
+        assert_eq!(Dated::text("# as of 1700000000 a setting\ntext\n"), "text\n");
     }
 }

@@ -109,7 +109,7 @@ pub(super) fn authority_state(ca: &Name) -> String {
 
 /// The revocation lists that a CA published when they were read last.
 pub(super) fn known_crl(root: &Root, ca: &Name) -> Result<Option<String>, DiskError> {
-    Ok(Dated::read(root, &crl_state(ca))?.map(|lists| lists.text))
+    Ok(disk::read_state(root, &crl_state(ca))?.map(|kept| Dated::text(&kept)))
 }
 
 /// The fingerprint of the certificate that this host has had revoked.

@@ -14,6 +14,7 @@ use crate::certificate::Owner;
 use crate::disk;
 use crate::node::TrustFile;
 use crate::plan::Verdict;
+use crate::report::said_once;
 use crate::setting::{Name, chain};
 use crate::trust::Anchors;
 
@@ -151,7 +152,7 @@ impl Run<'_> {
             survey.unread.lists.insert(served.ca.clone(), failure);
         }
         self.trusts.extend(served.trusts);
-        let mut said: BTreeMap<String, Name> = BTreeMap::new();
+        let mut said = BTreeMap::new();
         for (name, result) in served.results {
             match result {
                 Ok((bundle, reason)) => {
@@ -161,8 +162,7 @@ impl Run<'_> {
                 }
                 Err(failure) => {
                     let (reason, ca) = (chain(&failure), &served.ca);
-                    let first = said.entry(reason.clone()).or_insert_with(|| name.clone());
-                    let shown = if *first == name { reason.clone() } else { format!("the same as {first}") };
+                    let shown = said_once(&mut said, name.as_str(), &reason);
                     warn!(certificate = %name, ca = %ca, reason, exit = failure.exit().code(), "{name}: {shown}");
                     self.done.insert(name, Done::Failed(failure));
                 }

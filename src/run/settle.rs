@@ -40,15 +40,20 @@ impl Run<'_> {
                 continue;
             };
             let done = match disk::repair(self.root(), certificate, bundle, survey.now) {
-                Ok(mended) => Done::Repaired(mended.join("; ")),
-                Err(error) => Done::Failed(error.into()),
+                Ok(mended) => {
+                    let what = mended.join("; ");
+                    info!(certificate = %name, reason = what, "{name}: repaired: {what}");
+                    survey.is_mended(&name);
+                    Done::Repaired(what)
+                }
+                Err(error) => {
+                    let reason = chain(&error);
+                    warn!(certificate = %name, reason, "{name}: not repaired: {reason}");
+                    Done::Failed(error.into())
+                }
             };
-            if let Done::Repaired(what) = &done {
-                info!(certificate = %name, reason = what, "{name}: repaired: {what}");
-                survey.is_mended(&name);
-            }
-            // What failed before is said.
-            self.done.entry(name).or_insert(done);
+            let done = beside(self.done.remove(&name), done);
+            self.done.insert(name, done);
         }
     }
 
@@ -204,7 +209,8 @@ impl Run<'_> {
             Some(Done::Repaired(what)) => {
                 (line.action, line.reason, line.changed) = (Action::Repair, what.clone(), true);
             }
-            Some(Done::Failed(failure)) => {
+            Some(Done::Failed(failure) | Done::Mended(failure)) => {
+                line.changed = matches!(self.done.get(&line.name), Some(Done::Mended(_)));
                 line.trouble = Some(failure.trouble());
                 if failure.is_blocked() {
                     line.action = Action::Blocked;
@@ -228,6 +234,18 @@ impl Run<'_> {
         if let Some(failure) = unread.or_else(|| survey.unknown_anchors(trust)) {
             line.trouble = Some(failure.trouble());
         }
+    }
+}
+
+/// What became of a certificate that was to be repaired, after what became of it before: of two failures the one
+/// with the higher exit.
+fn beside(before: Option<Done>, repair: Done) -> Done {
+    match (before, repair) {
+        (Some(Done::Failed(failure)), Done::Repaired(_)) => Done::Mended(failure),
+        (Some(Done::Failed(before)), Done::Failed(failure)) if failure.exit() <= before.exit() => {
+            Done::Failed(before)
+        }
+        (_, repair) => repair,
     }
 }
 

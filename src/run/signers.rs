@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::dated::Dated;
 use super::failure::Failure;
-use super::load::{anchor_state, authority_state, crl_state, known_crl};
+use super::load::{anchor_state, authority_state, crl_state};
 use super::survey::Survey;
 use super::{Ask, Run, TEXT};
 use crate::ca::{self, Ca, Material};
@@ -39,8 +39,9 @@ impl Run<'_> {
     /// Whether a CA's revocation lists are to be read: where they are wanted as a file, as often as anchors.
     pub(super) fn is_to_read_crl(&self, survey: &Survey, name: &Name, ask: &Ask) -> bool {
         let wanted = survey.node.certificates.values().any(|c| c.ca == *name && c.crl.is_some());
-        let there = || matches!(known_crl(self.root(), name), Ok(Some(_)));
-        wanted && (!there() || !ask.missing && (ask.force || self.is_old_crl(survey, name)))
+        // What has no date is heeded, and read again.
+        let dated = || matches!(Dated::read(self.root(), &crl_state(name)), Ok(Some(_)));
+        wanted && (!dated() || !ask.missing && (ask.force || self.is_old_crl(survey, name)))
     }
 
     /// Reads a CA's revocation lists if they are to be read; says whether it did. Where they cannot be read
