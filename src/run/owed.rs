@@ -9,13 +9,14 @@ use tracing::{info, warn};
 
 use super::failure::Error;
 use super::survey::Survey;
-use super::turn::Told;
+use super::turn::{Told, trouble};
 use super::{Ask, Run, TEXT};
 use crate::deed::{Deed, Event};
 use crate::disk;
 use crate::file::File;
+use crate::hooks;
 use crate::node::{Node, TrustFile};
-use crate::report::{Action, OwedLine};
+use crate::report::{Action, Exit, OwedLine, Trouble};
 use crate::root::Root;
 use crate::setting::Name;
 use crate::trust::Pin;
@@ -172,7 +173,8 @@ impl Run<'_> {
         }
         let changed = |debt: &Debt| self.print_of(survey, &debt.subject) != debt.before;
         let due: Vec<_> = debts.into_iter().filter(changed).collect();
-        let (mut lines, mut done) = (Vec::new(), BTreeSet::new());
+        let (mut lines, mut done, mut troubled) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
+        let mut rest = 0;
         for deed in &needed(&deeds(&due)) {
             if self.stop.is_asked() {
                 break;
@@ -181,10 +183,15 @@ impl Run<'_> {
                 // It may take long, and be ended by a stop that leaves no time to write.
                 self.write(&left(&due, &done))?;
             }
-            let trouble = match self.perform(survey, deed).await {
+            let told = match held_up(deed, &troubled) {
+                Some(trouble) => Err(trouble),
+                None => self.perform(survey, deed).await,
+            };
+            let trouble = match told {
                 Ok(told) => {
                     done.insert(deed.clone());
                     if matches!(told, Told::Rests) {
+                        rest += 1;
                         continue;
                     }
                     info!(hook = %deed, "hook done: {deed}");
@@ -193,10 +200,16 @@ impl Run<'_> {
                 Err(mut trouble) => {
                     warn!(hook = %deed, reason = trouble.message, "hook not done: {deed}: {}", trouble.message);
                     trouble.message.push_str("; it stays owed and is tried again by the next run");
+                    troubled.insert(deed);
                     Some(trouble)
                 }
             };
             lines.push(OwedLine { deed: deed.to_string(), trouble });
+        }
+        if rest > 0 && !hooks::has_systemd() {
+            warn!(
+                "no systemd here: {rest} hooks for units were not called; restart what reads these files yourself, or by hooks that run a command"
+            );
         }
         let left = left(&due, &done);
         self.write(&left)?;
@@ -213,6 +226,13 @@ impl Run<'_> {
         let text = serde_json::to_string(debts).unwrap_or_default();
         disk::keep_state(self.root(), OWED, text.as_bytes()).map_err(Error::Disk)
     }
+}
+
+/// A unit that systemd has not read again would be started as it was before.
+fn held_up(deed: &Deed, troubled: &BTreeSet<&Deed>) -> Option<Trouble> {
+    let concerns = !matches!(deed, Deed::DaemonReload | Deed::Run(_));
+    let waits = || trouble("waits until systemd has read its units again".to_owned(), Exit::Temporary);
+    (concerns && troubled.contains(&Deed::DaemonReload)).then(waits)
 }
 
 /// The debts that what was done has not settled.
@@ -241,6 +261,19 @@ fn needed(deeds: &BTreeSet<Deed>) -> Vec<Deed> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_unit_is_restarted_by_what_systemd_has_not_read() {
+        let restart = Deed::Restart("a.service".into());
+        let in_turn = Deed::InTurn(Box::new(restart.clone()));
+        let run = Deed::Run(vec!["/bin/tell".into()]);
+        let order = needed(&[&run, &restart, &Deed::DaemonReload].map(Clone::clone).into());
+        assert_eq!(order.first(), Some(&Deed::DaemonReload), "it comes first");
+        let failed = BTreeSet::from([&Deed::DaemonReload]);
+        let waits = |deed| held_up(deed, &failed).map(|trouble| trouble.exit);
+        assert_eq!((waits(&restart), waits(&in_turn)), (Some(Exit::Temporary), Some(Exit::Temporary)));
+        assert_eq!((waits(&run), held_up(&restart, &BTreeSet::new())), (None, None));
+    }
 
     #[test]
     fn what_was_done_settles_its_own_debts_and_those_that_it_covers() {
