@@ -622,3 +622,40 @@ fn a_token_that_is_given_anew_is_in_the_file_and_no_unit_is_said_to_be_told_wher
     assert_eq!(tokens, "the-second,monitor,monitor\n");
     assert!(site.run().is_idle());
 }
+
+/// A control plane whose key of service accounts the operator gives. A hook that comes last shows what is owed.
+fn with_key(site: &Site) -> String {
+    let owed = site.path("var/lib/nodecert/owed.json");
+    format!(
+        "hooks = [{{ run = [\"/bin/cp\", \"{}\", \"{}\"] }}]\n[ca.k8s.local]\n[kubernetes]\nca = \"k8s\"\napi_server = \"https://10.0.0.5:6443\"\n[kube-apiserver]\nservice_cidr = \"10.96.0.0/12\"\netcd_servers = [\"https://10.0.0.5:2379\"]\n[kube-controller-manager]\n[service-account]\nkey = {{ file = \"/etc/nodecert/sa.key\" }}\nkind = \"p256\"\nreplace = true\n",
+        owed.display(),
+        site.path("seen").display()
+    )
+}
+
+#[test]
+fn a_key_pair_that_is_given_anew_restarts_who_reads_it_at_its_start_only() {
+    let fake = Fake::start();
+    let site = Site::new(&fake);
+    let given = site.path("etc/nodecert/sa.key");
+    let give = || {
+        fs::write(&given, rcgen::KeyPair::generate().unwrap().serialize_pem()).unwrap();
+        fs::set_permissions(&given, PermissionsExt::from_mode(0o600)).unwrap();
+    };
+    site.configure(&with_key(&site));
+    give();
+    assert_eq!(site.run().exit(), Exit::Done);
+    assert!(site.run().is_idle());
+    let forced = Ask { force: true, ..Ask::default() };
+    let owed = |report: nodecert::report::Report| {
+        assert_eq!(report.exit(), Exit::Done, "{}", report.done());
+        let debts: Vec<serde_json::Value> =
+            serde_json::from_slice(&fs::read(site.path("seen")).unwrap()).unwrap();
+        let of_key = debts.iter().filter(|debt| debt["subject"]["file"] == "/etc/kubernetes/pki/sa.key");
+        of_key.map(|debt| debt["deed"]["restart"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(owed(site.ask(&forced)), [""; 0], "the same key");
+    give();
+    assert_eq!(owed(site.ask(&forced)), ["kube-apiserver.service", "kube-controller-manager.service"]);
+    assert!(site.look().owed.is_empty() && site.run().is_idle());
+}
