@@ -20,6 +20,7 @@ use crate::file::{Content, File};
 use crate::identity::{Usage, dns_name};
 use crate::keepsake::Keepsake;
 use crate::setting::{At, Fault, Mode, Name, Scope, Template};
+use flags::Format;
 
 pub mod admin;
 pub mod encryption;
@@ -235,9 +236,9 @@ fn kubernetes(
 
 /// The identity of a program that goes to kube-apiserver, and reads at its start only by whose certificates it
 /// knows that (client-go, before 1.36).
-fn client(ca: &At<Name>, program: &str, user: &str, file: &str) -> certificate::Settings {
+fn client(ca: &At<Name>, told: Option<Deed>, user: &str, file: &str) -> certificate::Settings {
     certificate::Settings {
-        hooks: Some(restart(Event::Ca, program)),
+        hooks: Some(restart(Event::Ca, told)),
         ..kubernetes(ca, user, Usage::Client, file, "ca.crt")
     }
 }
@@ -314,18 +315,19 @@ fn path(of: &Path) -> String {
     of.display().to_string()
 }
 
-/// The hook of a program that reads something at its start only. A static pod has no unit to restart.
-fn restart(on: Event, program: &str) -> Vec<Hook> {
-    vec![Hook { on: [on].into(), deed: restarted(program) }]
+/// The hook of a program that reads something at its start only.
+fn restart(on: Event, told: Option<Deed>) -> Vec<Hook> {
+    told.map(|deed| Hook { on: [on].into(), deed }).into_iter().collect()
 }
 
-fn restarted(program: &str) -> Deed {
-    Deed::Restart(format!("{program}.service"))
+/// A static pod has no unit to restart.
+fn restarted(program: &str, format: Format) -> Option<Deed> {
+    (format != Format::StaticPod).then(|| Deed::Restart(format!("{program}.service")))
 }
 
 /// A file that a program reads at its start only.
-fn read_once(program: &str, mut file: File) -> File {
-    file.deeds.push(restarted(program));
+fn read_once(told: Option<Deed>, mut file: File) -> File {
+    file.deeds.extend(told);
     file
 }
 

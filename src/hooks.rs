@@ -34,10 +34,6 @@ const SAID_LINES: usize = 5;
 
 /// Does it, and waits for its end. The error says what was run and its last lines.
 pub fn perform(deed: &Deed, stop: &Stop) -> Result<(), String> {
-    // sd_booted(3): in a container or a chroot no unit runs, and there is no one to tell.
-    if !matches!(deed, Deed::Run(_)) && !sd_notify::booted().unwrap_or(false) {
-        return Ok(());
-    }
     let argv = argv(deed);
     let program = argv.first().map_or("", String::as_str);
     match finish(&argv, DEED_WAIT, stop)? {
@@ -68,20 +64,43 @@ pub enum Unit {
     Rests,
 }
 
+/// sd_booted(3): in a container or a chroot, and under another init, there is no systemd to tell.
+pub fn has_systemd() -> bool {
+    sd_notify::booted().unwrap_or(false)
+}
+
 /// How the unit of a deed is; a command is for something that runs.
 pub fn unit(deed: &Deed, stop: &Stop) -> Result<Unit, String> {
-    let (Deed::Reload(unit) | Deed::Restart(unit)) = deed else { return Ok(Unit::Runs) };
-    if !sd_notify::booted().unwrap_or(false) {
-        return Ok(Unit::Rests);
+    let unit = match deed {
+        Deed::Run(_) => return Ok(Unit::Runs),
+        _ if !has_systemd() => return Ok(Unit::Rests),
+        Deed::Reload(unit) | Deed::Restart(unit) => unit,
+        Deed::DaemonReload | Deed::InTurn(_) => return Ok(Unit::Runs),
+    };
+    let argv = [
+        "systemctl",
+        "--no-ask-password",
+        "show",
+        "--property=LoadState,ActiveState,SubState",
+        unit.as_str(),
+    ];
+    Ok(standing(&output(&argv.map(str::to_owned), stop)?))
+}
+
+/// Of what `show` says. systemd refuses to restart a unit that it does not find or that is masked; one of another
+/// kind than a service has states of its own while it is active.
+fn standing(shown: &str) -> Unit {
+    let is = |said: &str| shown.lines().any(|line| line.trim() == said);
+    match shown.lines().find_map(|line| line.trim().strip_prefix("SubState=")) {
+        _ if is("LoadState=not-found") || is("LoadState=masked") || is("ActiveState=inactive") => Unit::Rests,
+        _ if is("ActiveState=active") => Unit::Runs,
+        state => by_state(state.unwrap_or_default()),
     }
-    let argv = ["systemctl", "--no-ask-password", "show", "--property=SubState", "--value", unit];
-    let state = output(&argv.map(str::to_owned), stop)?;
-    Ok(standing(state.trim()))
 }
 
 /// By its SubState, systemctl(1) --state=help. What is not known to rest may run already, as in the many states of a
 /// reload, and no restart is struck for it.
-fn standing(state: &str) -> Unit {
+fn by_state(state: &str) -> Unit {
     match state {
         "running" | "reload" | "exited" => Unit::Runs,
         "dead" | "failed" | "condition" | "start-pre" | "stop" | "cleaning" => Unit::Rests,
@@ -209,6 +228,7 @@ mod tests {
 
     #[test]
     fn a_unit_rests_only_where_its_state_says_so() {
+        let standing = |state: &str| standing(&format!("LoadState=loaded\nSubState={state}\n"));
         let of = |states: &str| states.split(' ').map(standing).collect::<Vec<_>>();
         assert_eq!(of("running reload exited"), [Unit::Runs; 3]);
         let starts =
@@ -221,6 +241,20 @@ mod tests {
         let rests: Vec<_> = rests.split_whitespace().map(|state| (state, standing(state))).collect();
         assert_eq!(rests.len(), 18);
         rests.iter().for_each(|(state, unit)| assert_eq!(*unit, Unit::Rests, "{state}"));
+    }
+
+    #[test]
+    fn a_unit_that_is_not_there_or_masked_rests_and_one_of_another_kind_runs() {
+        let said = |load: &str, active: &str, sub: &str| {
+            standing(&format!("LoadState={load}\nActiveState={active}\nSubState={sub}\n"))
+        };
+        assert_eq!(said("not-found", "inactive", "dead"), Unit::Rests);
+        assert_eq!(said("masked", "active", "running"), Unit::Rests, "systemd would refuse");
+        assert_eq!(said("loaded", "active", "listening"), Unit::Runs, "a socket");
+        assert_eq!(said("loaded", "inactive", "dead"), Unit::Rests);
+        assert_eq!(said("loaded", "activating", "start"), Unit::Starts, "a restart would be passed over");
+        assert_eq!(said("loaded", "activating", "auto-restart"), Unit::Rests);
+        assert_eq!(standing(""), Unit::Starts, "no answer is no proof");
     }
 
     #[test]

@@ -116,6 +116,40 @@ fn a_drop_in_is_read_by_systemd_first_and_a_manifest_by_the_kubelet() {
     assert!(!told.contains_key("/etc/kubernetes/manifests/kube-scheduler.yaml"), "{told:?}");
 }
 
+/// systemctl would fail for a unit that is not there, and nothing else restarts a pod.
+#[test]
+fn a_static_pod_restarts_no_unit() {
+    let mut pods = HOST.to_owned();
+    for program in ["kube-apiserver", "kube-controller-manager", "kube-scheduler"] {
+        pods = pods.replace(
+            &format!("[{program}]"),
+            &format!("[{program}]\nformat = \"static-pod\"\nimage = \"x:1\""),
+        );
+    }
+    let node = node(&pods);
+    let told = [
+        by_files(&node).into_values().collect::<Vec<_>>().join(" "),
+        format!("{:?}", by_certificates(&node, Event::Ca)),
+    ];
+    for program in ["apiserver", "controller-manager", "scheduler"] {
+        assert!(told.iter().all(|told| !told.contains(&format!("restart kube-{program}"))), "{told:?}");
+    }
+    assert!(told.iter().all(|told| told.contains("restart kubelet.service")), "{told:?}");
+}
+
+#[test]
+fn one_key_of_its_table_keeps_a_server_from_being_restarted() {
+    let restarts = |unit: &str| {
+        let node =
+            node(&HOST.replace("[kube-apiserver]", &format!("[kube-apiserver]\nrestart = \"{unit}\"")));
+        let of_files = by_files(&node).into_values();
+        let of_cas: Vec<_> = by_certificates(&node, Event::Ca).into_values().collect();
+        of_files.chain(of_cas).filter(|deeds| deeds.contains("api")).collect::<Vec<_>>()
+    };
+    assert_eq!(restarts(""), [""; 0]);
+    assert_eq!(restarts("api.service"), ["restart api.service"; 5]);
+}
+
 #[test]
 fn an_operator_may_say_otherwise() {
     let node = node(&(HOST.to_owned() + "[certificate.kube-scheduler]\nhooks = []\n"));

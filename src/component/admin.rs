@@ -65,7 +65,7 @@ impl Component for Settings {
                 user,
                 certificate,
                 embed: self.embed,
-                program: None,
+                told: None,
                 replace: self.replace,
             }
             .render(expanded)

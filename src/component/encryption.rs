@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::generate::{Generate, Wanted};
 use super::{Surroundings, name, read_once, tokens};
+use crate::deed::Deed;
 use crate::file::{Content, File, Fill};
 use crate::keepsake::{self, Form, Keepsake};
 use crate::setting::{At, Fault, SecretSource};
@@ -71,7 +72,7 @@ impl Settings {
         })
     }
 
-    pub(super) fn file(&self, replace: bool) -> File {
+    pub(super) fn file(&self, told: Option<Deed>, replace: bool) -> File {
         let key = Fill::Keepsake(name(KEEPSAKE));
         let provider = match self.provider {
             Provider::Secretbox => "secretbox",
@@ -90,6 +91,6 @@ impl Settings {
         let content = Content::Yaml(value.as_object().cloned().unwrap_or_default());
         let content = Content::Filled(Box::new(content), vec![key]);
         let file = tokens::secret_file("kube-apiserver-encryption", Path::new(CONFIG), content, replace);
-        read_once("kube-apiserver", file)
+        read_once(told, file)
     }
 }

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use super::static_pod::Pod;
 use super::{open_file, pass_through, read_once};
+use crate::deed::Deed;
 use crate::file::{Content, File};
 use crate::setting::{At, Fault, Name};
 
@@ -61,6 +62,8 @@ pub(super) struct Program<'a> {
     pub(super) args: Option<&'a At<Map<String, Value>>>,
     /// The certificates that must be held before it starts.
     pub(super) needs: &'a [Name],
+    /// How it is told of what it reads at its start only.
+    pub(super) told: Option<Deed>,
     /// Whether a file that someone else wrote may be replaced.
     pub(super) replace: bool,
 }
@@ -84,7 +87,7 @@ impl Program<'_> {
         let [path, variable] = self.env;
         let file = format!("{}-arguments", self.name);
         let content = Content::Env(vec![(variable.to_owned(), self.line(&file)?)]);
-        Ok(read_once(self.name, open_file(&file, path, content, self.needs, self.replace)))
+        Ok(read_once(self.told.clone(), open_file(&file, path, content, self.needs, self.replace)))
     }
 
     /// systemd.service(5): an empty ExecStart= takes away the unit's own; percent and dollar stand twice.
@@ -93,7 +96,10 @@ impl Program<'_> {
         let path = format!("/etc/systemd/system/{}.service.d/50-nodecert.conf", self.name);
         let line = self.line(&file)?.replace('%', "%%").replace('$', "$$");
         let content = format!("[Service]\nExecStart=\nExecStart=/usr/bin/{} {line}\n", self.name);
-        Ok(read_once(self.name, open_file(&file, &path, Content::Text(content), self.needs, self.replace)))
+        Ok(read_once(
+            self.told.clone(),
+            open_file(&file, &path, Content::Text(content), self.needs, self.replace),
+        ))
     }
 
     fn line(&self, file: &str) -> Result<String, Vec<Fault>> {

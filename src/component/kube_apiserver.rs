@@ -18,10 +18,10 @@ use super::static_pod::Pod;
 use super::tokens::{self, Token};
 use super::{
     Certificates, Component, Expanded, Surroundings, encryption, kubeconfig, kubernetes, literals, name,
-    names, path, restart, yes,
+    names, own, path, restart, yes,
 };
 use crate::certificate::{self, Certificate};
-use crate::deed::Event;
+use crate::deed::{Deed, Event};
 use crate::facts::Cidr;
 use crate::file::File;
 use crate::identity::{Usage, dns_name};
@@ -59,8 +59,14 @@ pub struct Settings {
     #[serde(default)]
     pub tokens: BTreeMap<Name, tokens::Settings>,
     pub encryption: Option<encryption::Settings>,
+    #[serde(default = "default_restart")]
+    pub restart: At<String>,
     #[serde(default)]
     pub replace: bool,
+}
+
+fn default_restart() -> At<String> {
+    own(format!("{NAME}.service"))
 }
 
 pub(super) fn default_port() -> u16 {
@@ -90,18 +96,21 @@ impl Component for Settings {
 
     /// All are read again when they change, but for the CAs of etcd and of kubelets.
     fn certificates(&self, around: Surroundings<'_>) -> Result<Certificates, Vec<Fault>> {
+        if let Some(deed) = self.told() {
+            deed.check().map_err(|why| vec![Fault::at(self.restart.span(), format!("restart: {why}"))])?;
+        }
         let ca = &self.ca;
         let etcd = self.etcd_ca.as_ref().unwrap_or(ca);
         let front_proxy = self.front_proxy_ca.as_ref().unwrap_or(ca);
         let mut kubelet =
             kubernetes(ca, KUBELET, Usage::Client, "apiserver-kubelet-client", self.kubelet_trust());
         kubelet.trusts = Some(vec![self.kubelet_ca.as_ref().unwrap_or(ca).clone()]);
-        kubelet.hooks = Some(restart(Event::Ca, NAME));
+        kubelet.hooks = Some(restart(Event::Ca, self.told()));
         let etcd = kubernetes(etcd, ETCD, Usage::Client, "apiserver-etcd-client", "etcd/ca.crt");
         Ok(vec![
             (name(SERVING), self.serving(around)?),
             (name(KUBELET), kubelet),
-            (name(ETCD), certificate::Settings { hooks: Some(restart(Event::Ca, NAME)), ..etcd }),
+            (name(ETCD), certificate::Settings { hooks: Some(restart(Event::Ca, self.told())), ..etcd }),
             (
                 name(FRONT_PROXY),
                 kubernetes(
@@ -140,23 +149,30 @@ impl Component for Settings {
             flags,
             args: self.args.as_ref(),
             needs: &[serving, kubelet, etcd, front_proxy].map(|pair| pair.name.clone()),
+            told: self.told(),
             replace: self.replace,
         };
         let pod = Pod { image: self.image.as_ref(), probe: (self.port, "/livez") };
         let server = self.api_server.as_ref().map(|url| url.get_ref().clone());
         let server = server.map_or_else(|| super::local_server(around, None, self.ca.span()), Ok)?;
         let mut files = vec![program.render(self.format, Some(pod))?];
-        files.extend(tokens::file(&self.tokens(), self.replace)?);
+        files.extend(tokens::file(&self.tokens(), self.told(), self.replace)?);
         for token in self.tokens() {
             let trust = serving.trust.as_deref().unwrap_or(Path::new(""));
             files.extend(token.kubeconfig(&server, trust, self.replace)?);
         }
-        files.extend(self.encryption.as_ref().map(|settings| settings.file(self.replace)));
+        files.extend(self.encryption.as_ref().map(|settings| settings.file(self.told(), self.replace)));
         Ok(files)
     }
 }
 
 impl Settings {
+    /// How it is told of what it reads at its start only: no static pod has a unit.
+    fn told(&self) -> Option<Deed> {
+        let unit = self.restart.get_ref();
+        (self.format != Format::StaticPod && !unit.is_empty()).then(|| Deed::Restart(unit.clone()))
+    }
+
     fn tokens(&self) -> Vec<Token<'_>> {
         self.tokens.iter().map(|(name, settings)| Token { name, settings }).collect()
     }

@@ -8,7 +8,9 @@ use serde_json::{Map, Value, json};
 use super::flags::{self, Format, Program};
 use super::kubeconfig::Kubeconfig;
 use super::static_pod::Pod;
-use super::{Certificates, Component, Expanded, Surroundings, client, local_server, name, path, yes};
+use super::{
+    Certificates, Component, Expanded, Surroundings, client, local_server, name, path, restarted, yes,
+};
 use crate::file::File;
 use crate::setting::{At, Fault, Name};
 
@@ -46,7 +48,7 @@ impl Component for Settings {
     }
 
     fn certificates(&self, _: Surroundings<'_>) -> Result<Certificates, Vec<Fault>> {
-        Ok(vec![(name(NAME), client(&self.ca, NAME, USER, "controller-manager"))])
+        Ok(vec![(name(NAME), client(&self.ca, restarted(NAME, self.format), USER, "controller-manager"))])
     }
 
     /// kubeconfig and command line, unless `render = false`.
@@ -62,7 +64,7 @@ impl Component for Settings {
             user: USER,
             certificate: NAME,
             embed: self.embed,
-            program: Some(NAME),
+            told: restarted(NAME, self.format),
             replace: self.replace,
         };
         let trust = certificate.trust.as_deref().map(path);
@@ -89,6 +91,7 @@ impl Component for Settings {
             flags,
             args: self.args.as_ref(),
             needs: std::slice::from_ref(&certificate.name),
+            told: restarted(NAME, self.format),
             replace: self.replace,
         };
         let pod = Pod { image: self.image.as_ref(), probe: (10257, "/healthz") };

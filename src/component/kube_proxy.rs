@@ -7,7 +7,7 @@ use super::flags::{self, Format, Program};
 use super::kubeconfig::{self, Kubeconfig};
 use super::{
     Certificates, Component, Expanded, Surroundings, client, default_node_name, name, node_name, open_file,
-    pass_through, read_once, yes,
+    pass_through, read_once, restarted, yes,
 };
 use crate::file::{Content, File};
 use crate::setting::{At, Fault, Name, Template};
@@ -47,7 +47,7 @@ impl Component for Settings {
     }
 
     fn certificates(&self, _: Surroundings<'_>) -> Result<Certificates, Vec<Fault>> {
-        Ok(vec![(name(NAME), client(&self.ca, NAME, USER, "kube-proxy"))])
+        Ok(vec![(name(NAME), client(&self.ca, restarted(NAME, self.format), USER, "kube-proxy"))])
     }
 
     /// kubeconfig, configuration and the command line that names it, unless `render = false`.
@@ -63,7 +63,7 @@ impl Component for Settings {
             user: USER,
             certificate: NAME,
             embed: self.embed,
-            program: Some(NAME),
+            told: restarted(NAME, self.format),
             replace: self.replace,
         };
         let mut configuration = self.configuration(&node_name(&self.node_name, around)?);
@@ -77,10 +77,14 @@ impl Component for Settings {
             flags: flags::with_args(flags::set(&json!({"config": CONFIG})), self.args.as_ref(), &[])?,
             args: self.args.as_ref(),
             needs: &[],
+            told: restarted(NAME, self.format),
             replace: self.replace,
         };
         let files = [
-            read_once(NAME, open_file("kube-proxy-config", CONFIG, configuration, &needs, self.replace)),
+            read_once(
+                restarted(NAME, self.format),
+                open_file("kube-proxy-config", CONFIG, configuration, &needs, self.replace),
+            ),
             program.render(self.format, None)?,
         ];
         Ok(kubeconfig.render(expanded).into_iter().chain(files).collect())

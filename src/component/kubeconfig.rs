@@ -5,8 +5,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Expanded, name, open_file, path, restarted};
+use super::{Expanded, name, open_file, path};
 use crate::certificate::Owner;
+use crate::deed::Deed;
 use crate::file::{Content, File, Fill};
 use crate::setting::{At, Fault, Mode};
 
@@ -24,8 +25,8 @@ pub(super) struct Kubeconfig<'a> {
     pub(super) certificate: &'a str,
     /// Whether it holds certificate, key and CA certificates itself.
     pub(super) embed: bool,
-    /// The program that reads it, if one does.
-    pub(super) program: Option<&'a str>,
+    /// How the program that reads it is told, if one is.
+    pub(super) told: Option<Deed>,
     /// Whether a file that someone else wrote may be replaced.
     pub(super) replace: bool,
 }
@@ -71,7 +72,7 @@ impl Kubeconfig<'_> {
         Some(File {
             mode: Mode(0o600),
             owner: Owner::default(),
-            deeds: self.program.map(restarted).into_iter().collect(),
+            deeds: self.told.iter().cloned().collect(),
             ..open_file(self.file, self.path, content, std::slice::from_ref(&certificate.name), self.replace)
         })
     }

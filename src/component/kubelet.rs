@@ -13,7 +13,7 @@ use super::flags::{self, Flags, Format, Program};
 use super::kubeconfig::{self, Kubeconfig};
 use super::{
     Certificates, Component, Expanded, Surroundings, default_node_name, literals, name, names, node_name,
-    open_file, own, pass_through, path, read_once, restart, yes,
+    open_file, own, pass_through, path, read_once, restart, restarted, yes,
 };
 use crate::certificate::{self, Certificate, Names};
 use crate::deed::Event;
@@ -119,7 +119,11 @@ impl Component for Settings {
             role: self.serving_role.clone().or_else(|| self.role.clone()),
             dns: Some(names(dns, &self.extra_dns)),
             ips: Some(literals(ips.map(|ip| ip.to_string()))),
-            hooks: Some(if self.is_before(RELOADS) { restart(Event::Leaf, KUBELET) } else { Vec::new() }),
+            hooks: Some(if self.is_before(RELOADS) {
+                restart(Event::Leaf, restarted(KUBELET, self.format))
+            } else {
+                Vec::new()
+            }),
             ..self.certificate(&node, "kubelet", Usage::Server)
         };
         if serving_ca.get_ref() != self.ca.get_ref() {
@@ -149,13 +153,17 @@ impl Component for Settings {
             flags: flags::with_args(self.flags(&node), self.args.as_ref(), &[])?,
             args: self.args.as_ref(),
             needs: &[],
+            told: restarted(KUBELET, self.format),
             replace: self.replace,
         };
         let (configuration, needs) =
             (Content::Yaml(configuration), [client.name.clone(), serving.name.clone()]);
         let kubeconfig = self.kubeconfig(&node, expanded)?;
         let files = [
-            read_once(KUBELET, open_file("kubelet-config", CONFIG, configuration, &needs, self.replace)),
+            read_once(
+                restarted(KUBELET, self.format),
+                open_file("kubelet-config", CONFIG, configuration, &needs, self.replace),
+            ),
             program.render(self.format, None)?,
         ];
         Ok(kubeconfig.into_iter().chain(files).collect())
@@ -173,7 +181,7 @@ impl Settings {
             directory: Some(own("/var/lib/kubelet/pki".into())),
             files: Some(own(file_names(file))),
             replace: Some(self.replace),
-            hooks: Some(restart(Event::Ca, KUBELET)),
+            hooks: Some(restart(Event::Ca, restarted(KUBELET, self.format))),
             ..certificate::Settings::default()
         }
     }
@@ -187,7 +195,7 @@ impl Settings {
             user: &format!("system:node:{node}"),
             certificate: "kubelet-client",
             embed: self.embed,
-            program: Some(KUBELET),
+            told: restarted(KUBELET, self.format),
             replace: self.replace,
         };
         Ok(kubeconfig.render(expanded))

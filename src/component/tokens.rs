@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::generate::{Generate, Wanted};
 use super::{Surroundings, open_file, read_once};
+use crate::deed::Deed;
 use crate::file::{Content, File, Fill};
 use crate::keepsake::{self, Form, Keepsake};
 use crate::setting::{At, Fault, Mode, Name, SecretSource};
@@ -126,7 +127,11 @@ impl Token<'_> {
 }
 
 /// The file of all of them.
-pub(super) fn file(tokens: &[Token<'_>], replace: bool) -> Result<Option<File>, Vec<Fault>> {
+pub(super) fn file(
+    tokens: &[Token<'_>],
+    told: Option<Deed>,
+    replace: bool,
+) -> Result<Option<File>, Vec<Fault>> {
     if tokens.is_empty() {
         return Ok(None);
     }
@@ -135,7 +140,7 @@ pub(super) fn file(tokens: &[Token<'_>], replace: bool) -> Result<Option<File>, 
     // A line of it is a token: it knows no comments.
     let content = Content::Filled(Box::new(Content::Bare(texts.concat())), fills);
     let file = secret_file("kube-apiserver-tokens", Path::new(TOKENS), content, replace);
-    Ok(Some(read_once("kube-apiserver", file)))
+    Ok(Some(read_once(told, file)))
 }
 
 /// A file that only root may read, and that kube-apiserver cannot start without.

@@ -61,6 +61,9 @@ impl Run<'_> {
 
     fn put(&self, keepsake: &Keepsake, file: &File, content: &str, survey: &Survey) -> Result<bool, Failure> {
         if matches!(keepsake.form, Form::Pair { .. }) {
+            if disk::differs(self.root(), file, content.as_bytes())?.is_some() {
+                self.owe_readers(survey, &keepsake.users, &file.path)?;
+            }
             return Ok(disk::put(self.root(), file, content.as_bytes(), survey.now)?);
         }
         // A text lies in our own state, and nowhere else.

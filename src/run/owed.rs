@@ -2,20 +2,22 @@
 //! and struck when they are done. What stands as it stood before is not owed.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use super::failure::Error;
 use super::survey::Survey;
-use super::turn::Told;
+use super::turn::{Told, trouble};
 use super::{Ask, Run, TEXT};
 use crate::deed::{Deed, Event};
-use crate::disk;
+use crate::disk::{self, DiskError};
 use crate::file::File;
+use crate::hooks;
+use crate::keepsake::Form;
 use crate::node::{Node, TrustFile};
-use crate::report::{Action, OwedLine};
+use crate::report::{Action, Exit, OwedLine, Trouble};
 use crate::root::Root;
 use crate::setting::Name;
 use crate::trust::Pin;
@@ -41,8 +43,8 @@ enum Subject {
 
 /// The debts that are written down. A list that cannot be read is no list: then all hooks are owed, for no
 /// one knows which were.
-pub(super) fn read(root: &Root, node: &Node) -> Result<Vec<Debt>, Error> {
-    let Some(text) = disk::read_state(root, OWED).map_err(Error::Disk)? else { return Ok(Vec::new()) };
+pub(super) fn read(root: &Root, node: &Node) -> Result<Vec<Debt>, DiskError> {
+    let Some(text) = disk::read_state(root, OWED)? else { return Ok(Vec::new()) };
     Ok(serde_json::from_str(&text).unwrap_or_else(|error| {
         warn!("the list of owed hooks cannot be read, so all are owed: {error}");
         every(node)
@@ -59,9 +61,17 @@ fn every(node: &Node) -> Vec<Debt> {
         let subject = Subject::File(file.path.clone());
         file.deeds.iter().map(move |deed| (deed, subject.clone()))
     });
+    let pairs = node.keepsakes.iter().filter(|keepsake| matches!(keepsake.form, Form::Pair { .. })).flat_map(
+        |pair| {
+            let subject = Subject::File(pair.path.clone());
+            readers(node, &pair.users).into_iter().map(move |deed| (deed, subject.clone()))
+        },
+    );
     let debt =
         |(deed, subject): (&Deed, Subject)| Debt { deed: deed.clone(), subject, before: unknown.clone() };
-    of_certificates.chain(of_files).map(debt).collect()
+    let mut debts: Vec<_> = of_certificates.chain(of_files).map(debt).collect();
+    debts.extend(pairs.map(|(deed, subject)| debt((&deed, subject))));
+    debts
 }
 
 /// The deeds among debts, each once.
@@ -72,7 +82,7 @@ pub(super) fn deeds(debts: &[Debt]) -> BTreeSet<Deed> {
 impl Run<'_> {
     /// Writes down what will be owed once this run has changed what it is about to change.
     pub(super) fn owe(&self, survey: &Survey, asked: &BTreeSet<Name>, ask: &Ask) -> Result<Vec<Debt>, Error> {
-        let mut debts = read(self.root(), &survey.node)?;
+        let mut debts = read(self.root(), &survey.node).map_err(Error::Disk)?;
         let known = debts.len();
         if self.world.tells {
             let names: Vec<_> = asked.iter().cloned().collect();
@@ -87,7 +97,7 @@ impl Run<'_> {
             }
         }
         if debts.len() > known {
-            self.write(&debts)?;
+            self.write(&debts).map_err(Error::Disk)?;
         }
         Ok(debts)
     }
@@ -172,19 +182,25 @@ impl Run<'_> {
         }
         let changed = |debt: &Debt| self.print_of(survey, &debt.subject) != debt.before;
         let due: Vec<_> = debts.into_iter().filter(changed).collect();
-        let (mut lines, mut done) = (Vec::new(), BTreeSet::new());
+        let (mut lines, mut done, mut troubled) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
+        let mut rest = 0;
         for deed in &needed(&deeds(&due)) {
             if self.stop.is_asked() {
                 break;
             }
             if matches!(deed, Deed::InTurn(_)) && !done.is_empty() {
                 // It may take long, and be ended by a stop that leaves no time to write.
-                self.write(&left(&due, &done))?;
+                self.write(&left(&due, &done)).map_err(Error::Disk)?;
             }
-            let trouble = match self.perform(survey, deed).await {
+            let told = match held_up(deed, &troubled) {
+                Some(trouble) => Err(trouble),
+                None => self.perform(survey, deed).await,
+            };
+            let trouble = match told {
                 Ok(told) => {
                     done.insert(deed.clone());
                     if matches!(told, Told::Rests) {
+                        rest += 1;
                         continue;
                     }
                     info!(hook = %deed, "hook done: {deed}");
@@ -193,26 +209,61 @@ impl Run<'_> {
                 Err(mut trouble) => {
                     warn!(hook = %deed, reason = trouble.message, "hook not done: {deed}: {}", trouble.message);
                     trouble.message.push_str("; it stays owed and is tried again by the next run");
+                    troubled.insert(deed);
                     Some(trouble)
                 }
             };
             lines.push(OwedLine { deed: deed.to_string(), trouble });
         }
+        if rest > 0 && !hooks::has_systemd() {
+            warn!(
+                "no systemd here: {rest} hooks for units were not called; restart what reads these files yourself, or by hooks that run a command"
+            );
+        }
         let left = left(&due, &done);
-        self.write(&left)?;
+        self.write(&left).map_err(Error::Disk)?;
         if !left.is_empty() && self.stop.is_asked() {
             return Err(Error::Stopped);
         }
         Ok(lines)
     }
 
-    fn write(&self, debts: &[Debt]) -> Result<(), Error> {
+    /// Writes down who reads a key pair at its start only, before it is replaced: who is restarted by a file of the
+    /// same program.
+    pub(super) fn owe_readers(&self, survey: &Survey, users: &[Name], path: &Path) -> Result<(), DiskError> {
+        if !self.world.tells {
+            return Ok(());
+        }
+        let mut debts = read(self.root(), &survey.node)?;
+        let subject = Subject::File(path.to_owned());
+        for deed in readers(&survey.node, users) {
+            if !debts.iter().any(|debt| debt.deed == deed && debt.subject == subject) {
+                debts.push(self.debt(survey, &deed, subject.clone()));
+            }
+        }
+        self.write(&debts)
+    }
+
+    fn write(&self, debts: &[Debt]) -> Result<(), DiskError> {
         if debts.is_empty() {
-            return disk::drop_state(self.root(), OWED).map_err(Error::Disk);
+            return disk::drop_state(self.root(), OWED);
         }
         let text = serde_json::to_string(debts).unwrap_or_default();
-        disk::keep_state(self.root(), OWED, text.as_bytes()).map_err(Error::Disk)
+        disk::keep_state(self.root(), OWED, text.as_bytes())
     }
+}
+
+fn readers(node: &Node, users: &[Name]) -> BTreeSet<Deed> {
+    let files = node.files.iter().filter(|file| file.needs.iter().any(|need| users.contains(need)));
+    let deeds = files.flat_map(|file| &file.deeds);
+    deeds.filter(|deed| matches!(deed, Deed::Restart(_))).cloned().collect()
+}
+
+/// A unit that systemd has not read again would be started as it was before.
+fn held_up(deed: &Deed, troubled: &BTreeSet<&Deed>) -> Option<Trouble> {
+    let concerns = !matches!(deed, Deed::DaemonReload | Deed::Run(_));
+    let waits = || trouble("waits until systemd has read its units again".to_owned(), Exit::Temporary);
+    (concerns && troubled.contains(&Deed::DaemonReload)).then(waits)
 }
 
 /// The debts that what was done has not settled.
@@ -241,6 +292,19 @@ fn needed(deeds: &BTreeSet<Deed>) -> Vec<Deed> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_unit_is_restarted_by_what_systemd_has_not_read() {
+        let restart = Deed::Restart("a.service".into());
+        let in_turn = Deed::InTurn(Box::new(restart.clone()));
+        let run = Deed::Run(vec!["/bin/tell".into()]);
+        let order = needed(&[&run, &restart, &Deed::DaemonReload].map(Clone::clone).into());
+        assert_eq!(order.first(), Some(&Deed::DaemonReload), "it comes first");
+        let failed = BTreeSet::from([&Deed::DaemonReload]);
+        let waits = |deed| held_up(deed, &failed).map(|trouble| trouble.exit);
+        assert_eq!((waits(&restart), waits(&in_turn)), (Some(Exit::Temporary), Some(Exit::Temporary)));
+        assert_eq!((waits(&run), held_up(&restart, &BTreeSet::new())), (None, None));
+    }
 
     #[test]
     fn what_was_done_settles_its_own_debts_and_those_that_it_covers() {

@@ -19,16 +19,8 @@ pub(super) enum Told {
 impl Run<'_> {
     /// Does one deed, unless there is no one to tell; the trouble says why it stays owed.
     pub(super) async fn perform(&self, survey: &Survey, deed: &Deed) -> Result<Told, Trouble> {
-        match deed {
-            Deed::InTurn(deed) => self.in_turn(survey, deed).await,
-            deed => {
-                hooks::perform(deed, self.stop).map(|()| Told::Done).map_err(|why| trouble(why, Exit::Fault))
-            }
-        }
-    }
-
-    async fn in_turn(&self, survey: &Survey, deed: &Deed) -> Result<Told, Trouble> {
-        match hooks::unit(deed, self.stop).map_err(|why| trouble(why, Exit::Fault))? {
+        let own = if let Deed::InTurn(own) = deed { own } else { deed };
+        match hooks::unit(own, self.stop).map_err(|why| trouble(why, Exit::Fault))? {
             // It reads what is there when it starts.
             Unit::Rests => return Ok(Told::Rests),
             Unit::Starts => {
@@ -36,6 +28,13 @@ impl Run<'_> {
             }
             Unit::Runs => {}
         }
+        if let Deed::InTurn(own) = deed {
+            return self.in_turn(survey, own).await;
+        }
+        hooks::perform(deed, self.stop).map(|()| Told::Done).map_err(|why| trouble(why, Exit::Fault))
+    }
+
+    async fn in_turn(&self, survey: &Survey, deed: &Deed) -> Result<Told, Trouble> {
         let Some(cluster) = &survey.node.cluster else {
             return Err(trouble(
                 "there is no [etcd] any more that says whose turn it is".to_owned(),
@@ -70,6 +69,7 @@ fn anchors(survey: &Survey, cluster: &Cluster) -> Anchors {
     anchors
 }
 
-fn trouble(message: String, exit: Exit) -> Trouble {
+/// Why a deed stays owed.
+pub(super) fn trouble(message: String, exit: Exit) -> Trouble {
     Trouble { message, exit }
 }

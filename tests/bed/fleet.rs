@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 /// What systemd's `systemctl` would do, as far as nodecert asks it.
 const SYSTEMCTL: &str = r#"#!/bin/sh
 case "$*" in
-*" show "*) if [ -e /run/bed/running ]; then echo running; else echo dead; fi ;;
+*" show "*) if [ -e /run/bed/running ]; then echo SubState=running; else echo SubState=dead; fi ;;
 *" try-restart etcd.service")
     [ -e /run/bed/running ] || exit 0
     echo restart >/run/bed/asked.new
