@@ -54,6 +54,7 @@ pub struct Pair {
     key: Arc<Key>,
     chain: Vec<CertificateDer<'static>>,
     leaf: Leaf,
+    since: Option<SystemTime>,
 }
 
 impl Pair {
@@ -77,12 +78,22 @@ impl Pair {
             position += 1;
             position == 1 || (!is_self_signed(der) && seen.insert(Pin::of(der)))
         });
-        Ok(Self { key, chain, leaf })
+        Ok(Self { key, chain, leaf, since: None })
     }
 
     /// Joins a key and a chain that was written as PEM.
     pub fn parse(key: Arc<Key>, pem: &str) -> Result<Self, Rejected> {
         Self::new(key, parse_chain(pem)?)
+    }
+
+    /// The same, known to be on this host since then.
+    pub fn here_since(self, since: Option<SystemTime>) -> Self {
+        Self { since, ..self }
+    }
+
+    /// Since when it has been on this host, where that is known.
+    pub fn since(&self) -> Option<SystemTime> {
+        self.since
     }
 
     /// The private key.

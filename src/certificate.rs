@@ -179,10 +179,12 @@ impl Place {
 }
 
 impl Certificate {
-    /// When a certificate of this configuration is to be renewed: at this host's last turn before it must be.
-    pub fn due_at(&self, leaf: &Leaf) -> SystemTime {
-        let (latest, used) = (self.must_by(leaf), self.good_for(leaf).saturating_sub(self.backdated));
-        let turn = |place| turn::turn(latest, used, place);
+    /// When a certificate of this configuration is to be renewed: at this host's last turn before it must be. `since`
+    /// is when it came here; a CA may date back by more than is assumed, or have a clock that is behind.
+    pub fn due_at(&self, leaf: &Leaf, since: Option<SystemTime>) -> SystemTime {
+        let (latest, assumed) = (self.must_by(leaf), self.good_for(leaf).saturating_sub(self.backdated));
+        let left = since.map_or(assumed, |since| latest.duration_since(since).unwrap_or_default());
+        let turn = |place| turn::turn(latest, turn::used(assumed, left), place);
         self.place_in_turn.map_or(latest, turn)
     }
 

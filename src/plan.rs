@@ -115,7 +115,7 @@ pub fn decide(certificate: &Certificate, held: Held, known: &Known<'_>) -> Verdi
         Ok(bundle) => bundle,
         Err(unfit) => return unfit_for(certificate, unfit, known),
     };
-    let due = certificate.due_at(bundle.leaf());
+    let due = certificate.due_at(bundle.leaf(), bundle.pair().since());
     match (due <= known.now, known.forced) {
         (true, _) => Verdict::Renew(bundle, Reason::Due(due)),
         (false, true) => Verdict::Renew(bundle, Reason::Forced),
@@ -130,7 +130,8 @@ fn unfit_for(certificate: &Certificate, unfit: Box<Unfit>, known: &Known<'_>) ->
     };
     // Under another name its consumer does not start: that waits for nothing.
     let is_another = matches!(why, Rejected::CommonName { .. });
-    let at_once = is_another || known.forced || certificate.due_at(bundle.leaf()) <= known.now;
+    let at_once =
+        is_another || known.forced || certificate.due_at(bundle.leaf(), bundle.pair().since()) <= known.now;
     match known.settles.filter(|_| !at_once) {
         Some(until) => Verdict::Amend(bundle, Reason::Waits(why, until)),
         None => Verdict::Amend(bundle, Reason::Unfit(why)),

@@ -169,24 +169,34 @@ const HOUR: u64 = 3_600;
 const DAY: u64 = 24 * HOUR;
 
 /// A certificate of one host of a fleet.
-fn of_a_fleet(host: usize, backdated: u64) -> Certificate {
+fn of_a_fleet(host: usize, assumed: u64) -> Certificate {
     let settings: Settings =
         toml::from_str("ca = \"site\"\ncommon_name = \"web\"\ndirectory = \"/etc/web\"").unwrap();
     let fqdn = format!("node{host}.example.com");
     let scope = Scope(BTreeMap::from([("fqdn", minijinja::Value::from(fqdn))]));
     let certificate = settings.expand(&Name::new("web").unwrap(), 0..0, &scope).unwrap();
-    Certificate { backdated: Duration::from_secs(backdated), ..certificate }
+    Certificate { backdated: Duration::from_secs(assumed), ..certificate }
 }
 
 /// When a host of a fleet asks in a year, in seconds: on its timer, which comes once an hour and within the hour.
-fn a_year(certificate: &Certificate, leaf: &mut Leaf, lifetime: u64, chance: &mut Chance) -> Vec<u64> {
+fn a_year(
+    certificate: &Certificate,
+    leaf: &mut Leaf,
+    lifetime: u64,
+    backdated: u64,
+    chance: &mut Chance,
+) -> Vec<u64> {
     const START: u64 = 1_800_000_000;
     let at = |second: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(second);
     let (mut asked, mut issued) = (Vec::new(), START);
     loop {
-        let not_before = at(issued) - certificate.backdated;
+        let not_before = at(issued) - Duration::from_secs(backdated);
         (leaf.not_before, leaf.not_after) = (not_before, at(issued + lifetime));
-        let due = certificate.due_at(leaf).duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        let due = certificate
+            .due_at(leaf, Some(at(issued)))
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap()
+            .as_secs();
         let next = due.max(issued + 1).div_ceil(HOUR) * HOUR + chance.next() % HOUR;
         assert!(at(next) + Duration::from_secs(HOUR) < leaf.not_after, "{issued}, {due}");
         if next > START + 365 * DAY {
@@ -203,16 +213,19 @@ fn a_fleet_that_was_issued_together_comes_back_evenly_from_then_on() {
     let any = rcgen::CertificateParams::default().self_signed(&key).unwrap();
     let mut leaf = Leaf::parse(any.der()).unwrap();
     println!("{:<32} {:>8} {:>8} {:>6} {:>12}", "", "busiest", "mean", "ratio", "of the least");
-    for (what, lifetime, backdated, bin) in [
-        ("30 days, by the day", 30 * DAY, 30, DAY),
-        ("30 days of Puppet, by the day", 30 * DAY, DAY, DAY),
-        ("90 days, by the day", 90 * DAY, 30, DAY),
-        ("a day, by the hour", DAY, 30, HOUR),
+    for (what, lifetime, assumed, backdated, bin) in [
+        ("30 days, by the day", 30 * DAY, 30, 30, DAY),
+        ("30 days of Puppet, by the day", 30 * DAY, DAY, DAY, DAY),
+        ("90 days, by the day", 90 * DAY, 30, 30, DAY),
+        ("a day, by the hour", DAY, 30, 30, HOUR),
+        ("a day, an hour back, by the hour", DAY, 30, HOUR, HOUR),
+        ("7 days, a day back, by the day", 7 * DAY, 30, DAY, DAY),
+        ("90 days, 2 days back, by the day", 90 * DAY, 300, 2 * DAY, DAY),
     ] {
         let (mut chance, mut bins, mut least) = (Chance(30), BTreeMap::<u64, usize>::new(), 0.0);
         for host in 0..HOSTS {
-            let certificate = of_a_fleet(host, backdated);
-            let asked = a_year(&certificate, &mut leaf, lifetime, &mut chance);
+            let certificate = of_a_fleet(host, assumed);
+            let asked = a_year(&certificate, &mut leaf, lifetime, backdated, &mut chance);
             asked.iter().for_each(|at| *bins.entry(at / bin).or_default() += 1);
             // As many as fit one after the other, and the one that its turn costs.
             least +=

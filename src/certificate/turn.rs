@@ -8,7 +8,14 @@ use std::time::{Duration, SystemTime};
 
 /// One in so many of the time that a certificate can be used is given up, so that a host which comes to its moment a
 /// little late, or to a CA whose clock is, still reaches the next one.
-const SLACK: u64 = 32;
+const SLACK: u32 = 32;
+
+/// How long a certificate can be used: as long as is `assumed`, so that moments do not move with the seconds that a
+/// CA takes, unless so much less was `left` when it came that a moment before that could be the last.
+pub(super) fn used(assumed: Duration, left: Duration) -> Duration {
+    let is_about = left >= assumed.mul_f64(1.0 - 0.5 / f64::from(SLACK));
+    if is_about { assumed } else { left }
+}
 
 /// The last of a host's moments that is not after `latest`. They are a little less apart than a certificate can be
 /// `used`; `place`, from 0 to 1, is where they lie.
@@ -25,7 +32,7 @@ pub(super) fn turn(latest: SystemTime, used: Duration, place: f64) -> SystemTime
 /// To seven binary digits: the lifetimes that a CA gives differ by a second now and then, and moments that are
 /// counted from 1970 would all move.
 fn period(used: u64) -> Option<u64> {
-    let period = used - used / SLACK;
+    let period = used - used / u64::from(SLACK);
     let unit = 1 << period.checked_ilog2()?.saturating_sub(6);
     Some(period / unit * unit)
 }

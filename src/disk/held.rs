@@ -2,10 +2,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use zeroize::Zeroizing;
 
 use super::commit::{MISSING, generation_path, leads_wrong};
+use super::prune::made_at;
 use super::{DiskError, LIMIT};
 use crate::bundle::{Pair, Rejected};
 use crate::certificate::Certificate;
@@ -41,7 +43,7 @@ pub fn held(root: &Root, certificate: &Certificate) -> Result<Held, DiskError> {
         Err(why) => return Ok(Held::Damaged(format!("{}: {why}", shown(&place.key)))),
     };
     Ok(match Pair::parse(key, &cert) {
-        Ok(pair) => Held::Pair(pair),
+        Ok(pair) => Held::Pair(pair.here_since(since(&dir, certificate, generation.is_some())?)),
         Err(Rejected::KeyMismatch) => Held::Mixed(format!(
             "{} is not the key of {}: another program wrote one of them, or a copy was cut short",
             shown(&place.key),
@@ -56,6 +58,15 @@ fn linked(dir: &Dir, certificate: &Certificate) -> Result<bool, RootError> {
     let pair = [certificate.place.cert.as_str(), certificate.place.key.as_str()];
     let wrong = leads_wrong(dir, certificate)?;
     Ok(wrong.iter().all(|(file, why)| !pair.contains(file) || *why == MISSING))
+}
+
+/// When the pair came here: by the name of its generation, or when the certificate was written.
+fn since(dir: &Dir, certificate: &Certificate, in_generation: bool) -> Result<Option<SystemTime>, RootError> {
+    if !in_generation {
+        return Ok(dir.stat(&certificate.place.cert)?.map(|meta| meta.modified));
+    }
+    let generation = dir.read_link(generation_path(&certificate.name))?;
+    Ok(generation.and_then(|name| made_at(name.to_str()?)))
 }
 
 enum Text {

@@ -50,7 +50,8 @@ pub(super) fn stamp(time: SystemTime) -> String {
     OffsetDateTime::from(time).format(format).unwrap_or_else(|_| "99991231T235959Z".to_owned())
 }
 
-fn made_at(name: &str) -> Option<SystemTime> {
+/// When a generation was made.
+pub(super) fn made_at(name: &str) -> Option<SystemTime> {
     let format = format_description!("[year][month][day]T[hour][minute][second]Z");
     let (stamp, _) = name.split_once('-')?;
     Some(PrimitiveDateTime::parse(stamp, format).ok()?.assume_utc().into())

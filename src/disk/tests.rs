@@ -182,6 +182,22 @@ fn held_fingerprint(site: &Site, certificate: &Certificate) -> String {
 const OWN: &str = "etc/etcd/pki/.nodecert/etcd-server";
 
 #[test]
+fn a_pair_is_here_since_it_was_put_in_force_or_written() {
+    let (ca, mut certificate) = (ca("ca"), certificate());
+    for layout in [Layout::Links, Layout::Files] {
+        let site = site();
+        certificate.place.layout = layout;
+        commit(&site.root, &certificate, &ca.bundle(), now()).unwrap();
+        let written = now() + Duration::from_secs(7);
+        let cert = fs::File::options().write(true).open(site.path("etc/etcd/pki/server.crt")).unwrap();
+        cert.set_modified(written).unwrap();
+        let Held::Pair(pair) = held(&site.root, &certificate).unwrap() else { panic!("no pair") };
+        let expected = if layout == Layout::Links { now() } else { written };
+        assert_eq!(pair.since(), Some(expected), "{layout:?}");
+    }
+}
+
+#[test]
 fn a_commit_has_the_documented_layout() {
     let site = site();
     let (ca, mut certificate) = (ca("ca"), certificate());

@@ -25,7 +25,7 @@ impl Survey {
     pub(super) fn line(&self, certificate: &Certificate) -> CertificateLine {
         let verdict = self.verdicts.get(&certificate.name);
         let drift = self.drifts.get(&certificate.name).map(Vec::as_slice).unwrap_or_default();
-        let leaf = verdict.and_then(Verdict::pair).map(|pair| pair.leaf().clone());
+        let pair = verdict.and_then(Verdict::pair);
         let (action, reason) = match verdict.and_then(Verdict::reason) {
             Some(reason @ Reason::Waits(..)) => (Action::Blocked, reason.to_string()),
             Some(reason) => match self.blocked(certificate) {
@@ -45,8 +45,8 @@ impl Survey {
             reason,
             changed: false,
             trouble,
-            renew_after: leaf.as_ref().map(|leaf| certificate.due_at(leaf)),
-            leaf,
+            renew_after: pair.map(|pair| certificate.due_at(pair.leaf(), pair.since())),
+            leaf: pair.map(|pair| pair.leaf().clone()),
             paths: self.paths(certificate),
         }
     }

@@ -52,7 +52,7 @@ impl Run<'_> {
         };
         let now = self.world.clock.now();
         let accepted = Pair::new(key, issued.chain.clone())
-            .and_then(|pair| plan::accept(certificate, pair, anchors, now));
+            .and_then(|pair| plan::accept(certificate, pair.here_since(Some(now)), anchors, now));
         let bundle = match accepted {
             Ok(bundle) => bundle,
             Err(why) => {
@@ -91,7 +91,8 @@ impl Run<'_> {
         chain.extend(ca.published().await?);
         let held =
             Pair::new(Arc::new(key), chain).map_or_else(|why| Held::Mixed(why.to_string()), Held::Pair);
-        let verdict = survey.judge(self.world, certificate, held, Some(anchors), false)?;
+        let now = self.world.clock.now();
+        let verdict = survey.judge(self.world, certificate, held, Some(anchors), false, now)?;
         if let Verdict::Keep(bundle) | Verdict::Renew(bundle, _) = verdict {
             return Ok(Some(bundle));
         }

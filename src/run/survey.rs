@@ -132,7 +132,7 @@ impl Survey {
         force: bool,
     ) -> Result<Verdict, DiskError> {
         let held = disk::held(&world.root, certificate)?;
-        self.judge(world, certificate, held, anchors, force)
+        self.judge(world, certificate, held, anchors, force, self.now)
     }
 
     /// What is to be done about a certificate, were this what is held of it.
@@ -143,6 +143,7 @@ impl Survey {
         held: Held,
         anchors: Option<&Anchors>,
         force: bool,
+        now: SystemTime,
     ) -> Result<Verdict, DiskError> {
         let crl = known_crl(&world.root, &certificate.ca)?;
         let given_up = given_up(&world.root, &certificate.name)?;
@@ -153,7 +154,7 @@ impl Survey {
             cloned: self.cloned.contains(&certificate.name),
             forced: force,
             settles: self.settles,
-            now: self.now,
+            now,
         };
         Ok(plan::decide(certificate, held, &known))
     }

@@ -150,6 +150,7 @@ struct State {
     signs_with_other: AtomicBool,
     publishes_first: AtomicBool,
     lifetime: AtomicI64,
+    backdated: AtomicI64,
     script: Mutex<Vec<Scripted>>,
     seen: Mutex<Vec<Seen>>,
     connections: AtomicUsize,
@@ -247,6 +248,7 @@ impl Fake {
             signs_with_other: AtomicBool::new(false),
             publishes_first: AtomicBool::new(true),
             lifetime: AtomicI64::new(0),
+            backdated: AtomicI64::new(30),
             script: Mutex::default(),
             seen: Mutex::default(),
             connections: AtomicUsize::new(0),
@@ -328,6 +330,11 @@ impl Fake {
     /// Signs as if it were that many seconds later.
     pub fn later(&self, seconds: i64) {
         self.state.ahead.store(seconds, Ordering::SeqCst);
+    }
+
+    /// Says that what it signs was valid that many seconds before; half a minute where nothing is said.
+    pub fn date_back(&self, seconds: u64) {
+        self.state.backdated.store(i64::try_from(seconds).unwrap(), Ordering::SeqCst);
     }
 
     /// Signs for that many seconds, whatever is asked for.
@@ -724,7 +731,7 @@ fn said(chain: &[String]) -> (u16, String) {
 /// Dates, a serial number and the like, which a request does not have.
 fn complete(state: &State, params: &mut CertificateParams, ttl: Option<time::Duration>) {
     let now = state.now();
-    params.not_before = now - time::Duration::seconds(30);
+    params.not_before = now - time::Duration::seconds(state.backdated.load(Ordering::SeqCst));
     params.not_after = now + ttl.unwrap_or(30 * DAY);
     params.use_authority_key_identifier_extension = true;
     params.serial_number =
