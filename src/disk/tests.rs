@@ -189,7 +189,7 @@ fn a_pair_is_here_since_it_was_put_in_force_or_written() {
         certificate.place.layout = layout;
         commit(&site.root, &certificate, &ca.bundle(), now()).unwrap();
         let written = now() + Duration::from_secs(7);
-        let cert = fs::File::options().write(true).open(site.path("etc/etcd/pki/server.crt")).unwrap();
+        let cert = File::options().write(true).open(site.path("etc/etcd/pki/server.crt")).unwrap();
         cert.set_modified(written).unwrap();
         let Held::Pair(pair) = held(&site.root, &certificate).unwrap() else { panic!("no pair") };
         let expected = if layout == Layout::Links { now() } else { written };

@@ -22,7 +22,11 @@ const ADVICE: [(u16, &str, &str); 15] = [
         "common name",
         "see allowed_domains, allow_subdomains, allow_bare_domains and allow_any_name of the role",
     ),
-    (400, "ip subject alternative name", "see allow_ip_sans and allowed_ip_sans_cidr of the role (`--addresses` of vault-setup)"),
+    (
+        400,
+        "ip subject alternative name",
+        "see allow_ip_sans and allowed_ip_sans_cidr of the role (`--addresses` of vault-setup)",
+    ),
     (400, "uri subject alternative name", "see allowed_uri_sans of the role"),
     (400, "subject alternate name", "see allowed_domains, allow_subdomains and allow_any_name of the role"),
     (400, "key type", "see key_type of the role, or set `key` of the certificate"),
@@ -44,7 +48,11 @@ const ADVICE: [(u16, &str, &str); 15] = [
         "see the trusted CA of that auth mount: it must be the one that signed this certificate",
     ),
     (401, "", "see `auth` of this CA"),
-    (403, "1 error occurred", "a policy of the token must allow `update` on PATH; are `mount` and the role in it right?"),
+    (
+        403,
+        "1 error occurred",
+        "a policy of the token must allow `update` on PATH; are `mount` and the role in it right?",
+    ),
     (
         403,
         "",
