@@ -75,8 +75,11 @@ pub enum Command {
         /// Exit with 3 if there is something to do
         #[arg(long)]
         exit_code: bool,
+        /// Have FILE say so if there is nothing to do, and else be empty, for a condition of a unit
+        #[arg(long, value_name = "FILE", conflicts_with = "only")]
+        idle: Option<PathBuf>,
         /// Print the drop-in that nodecert's own units need to write where this configuration does
-        #[arg(long, conflicts_with_all = ["only", "exit_code"])]
+        #[arg(long, conflicts_with_all = ["only", "exit_code", "idle"])]
         read_write_paths: bool,
     },
     /// Say what is there, until when, and whether it is usable

@@ -31,6 +31,9 @@ const MARGIN: Duration = Duration::from_secs(300);
 /// `plan --exit-code` says with it that there is something to do.
 const SOMETHING_TO_DO: u8 = 3;
 
+/// What `plan --idle` leaves in its file.
+const NOTHING_TO_DO: &[u8] = b"nothing to do\n";
+
 /// The Nagios plugin convention for what cannot be told.
 const UNKNOWN: u8 = 3;
 
@@ -70,7 +73,9 @@ fn answer(cli: &Cli, live: bool) -> Result<u8, Error> {
             };
             bring(cli, &ask, live)
         }
-        Command::Plan { only, exit_code, read_write_paths } => {
+        Command::Plan { only, exit_code, idle: told, read_write_paths } => {
+            // First: whatever ends us before we know, no one is to take it for nothing to do.
+            told.iter().try_for_each(|path| run::publish(path, b""))?;
             let world = world(cli)?;
             let survey = run::survey(&world, false)?;
             if *read_write_paths {
@@ -81,6 +86,9 @@ fn answer(cli: &Cli, live: bool) -> Result<u8, Error> {
             let report = run::plan(&survey, &world, only)?;
             print(cli, &report.plan(), || report.json(&survey.facts, true));
             let idle = report.is_idle();
+            if let Some(path) = told.as_ref().filter(|_| idle) {
+                run::publish(path, NOTHING_TO_DO)?;
+            }
             Ok(if *exit_code { if idle { 0 } else { SOMETHING_TO_DO } } else { report.exit().code() })
         }
         Command::Status { names, check, usable, textfile } => {

@@ -98,6 +98,23 @@ fn plan_tells_by_its_exit_code_whether_there_is_something_to_do_and_changes_noth
     assert_eq!(host.nodecert("plan --exit-code").exit, 0);
 }
 
+/// What a unit goes by: a start is passed over only by a word that is of now.
+#[test]
+fn plan_leaves_word_only_where_there_is_nothing_to_do() {
+    let host = Host::new();
+    let word = host.path("idle");
+    let ask = || {
+        fs::write(&word, "nothing to do, as of yesterday\n").unwrap();
+        let plan = host.nodecert(&format!("plan --idle {}", word.display()));
+        (plan.exit, fs::read_to_string(&word).unwrap())
+    };
+    assert_eq!(ask(), (0, String::new()), "there is something to do");
+    assert_eq!(host.nodecert("run").exit, 0);
+    assert_eq!(ask(), (0, "nothing to do\n".to_owned()));
+    host.put("etc/nodecert/config.d/fault.toml", "colour = \"red\"\n");
+    assert_eq!(ask(), (78, String::new()), "no one knows");
+}
+
 #[test]
 fn run_with_only_touches_and_names_nothing_else() {
     let host = Host::new();
