@@ -13,7 +13,7 @@
 
 mod bed;
 
-use bed::{Authority, Daemon, Debian, Gate, Guest, Lan, Openbao, Pki, eventually, must};
+use bed::{Authority, Daemon, Debian, Gate, Guest, Lan, Openbao, Pki, eventually, must, provided};
 use serde_json::json;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
@@ -103,6 +103,37 @@ fn etcd_comes_up_within_a_minute_of_a_late_ca() {
     assert_eq!(guest.boot_fully(), "running", "{}", guest.journal(""));
     healthy(&guest);
     println!("a boot with usable certificates and no CA: {:?}", began.elapsed());
+}
+
+/// A real kubelet that the drop-in holds back. That it is right with kube-apiserver too is what `tests/kubernetes.rs` shows.
+#[test]
+#[ignore = "needs servers: run tests/all"]
+fn a_kubelet_comes_up_within_a_minute_of_a_late_ca() {
+    let bao = Openbao::start();
+    let pki = authority(&bao);
+    pki.role("kubelet", &json!({ "organization": ["system:nodes"] }));
+    let lan = lan(1);
+    let gate = gate(&lan, &bao);
+    gate.shut();
+    let mut guest = worker(&lan, &bao, &pki);
+    guest.drop_in("nodecert.service", &format!("{}RestartSec=3s\n", run_with("--missing --deadline 3s")));
+    guest.boot();
+    guest.wait_for("nodecert.service", "auto-restart", Duration::from_secs(60));
+    guest.wait_for("kubelet.service", "auto-restart", Duration::from_secs(60));
+    let said = guest.journal("kubelet.service");
+    assert!(said.contains("kubelet-serving is missing"), "{said}");
+    assert_eq!(guest.property("kubelet.service", "ExecMainStartTimestampMonotonic"), "0", "it did start");
+    gate.open();
+    guest.wait_for("kubelet.service", "running", Duration::from_secs(60));
+    serves(&guest);
+    let asked = gate.asked();
+    guest.shut_down();
+
+    gate.shut();
+    guest.boot();
+    guest.wait_for("kubelet.service", "running", Duration::from_secs(60));
+    serves(&guest);
+    assert_eq!(gate.asked(), asked, "a host with usable certificates asks the CA nothing");
 }
 
 /// What is due waits for the timer, what is missing is got at boot, and neither stands in its consumers' way.
@@ -759,6 +790,65 @@ fn filled_in(example: &str, pki: &Pki<'_>, tls_pem: &str, secret: &str) -> Strin
         .replace("10.0.0.11", &address(1))
 }
 
+/// A node with a kubelet and containerd of Kubernetes' release and Debian's, off, and its CA but no control plane.
+fn worker<'a>(lan: &'a Lan, bao: &Openbao, pki: &Pki<'_>) -> Guest<'a> {
+    let mut guest = Guest::new(Debian::Bookworm, "node01", lan.host(1));
+    guest.install();
+    let programs = provided("NODECERT_TEST_KUBERNETES");
+    guest.option(&format!("--bind-ro={}:/opt/kubernetes", programs.canonicalize().unwrap().display()));
+    guest.write("/etc/nodecert/config.toml", &format!("{}{NODE}", vault(pki, "kubelet")));
+    guest.write("/etc/nodecert/vault-ca.pem", &bao.tls_pem());
+    guest.write_secret(SECRET, &pki.wrapped_secret_id());
+    for (name, unit) in [("containerd", CONTAINERD), ("kubelet", KUBELET)] {
+        guest.write(&format!("/etc/systemd/system/{name}.service"), unit);
+        let wanted = format!("/etc/systemd/system/multi-user.target.wants/{name}.service");
+        guest.link(&wanted, &format!("../{name}.service"));
+    }
+    let gate = std::fs::read_to_string("systemd/kubelet.service.d/10-nodecert.conf").unwrap();
+    guest.write("/etc/systemd/system/kubelet.service.d/10-nodecert.conf", &gate);
+    guest
+}
+
+/// The machine's swap and cgroups are not the guest's.
+const NODE: &str = r#"
+[kubelet]
+ca = "etcd"
+version = "1.20"
+api_server = "https://10.99.0.1:6443"
+cluster_dns = ["10.96.0.10"]
+args = { node-ip = "10.99.0.11" }
+settings = { cgroupsPerQOS = false, enforceNodeAllocatable = [], failSwapOn = false }
+"#;
+
+/// The kernel's settings are the machine's too: a kubelet that sets them sets copies.
+const CONTAINERD: &str = r#"
+[Service]
+Environment=PATH=/opt/kubernetes/node/usr/bin:/opt/kubernetes/node/usr/sbin:/usr/sbin:/usr/bin
+ExecStartPre=/bin/sh -euc 'for setting in vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oops kernel/keys/root_maxkeys kernel/keys/root_maxbytes; do \
+    copy=/run/$(basename $$setting); cat /proc/sys/$$setting >$$copy; mount --bind $$copy /proc/sys/$$setting; done'
+ExecStart=/opt/kubernetes/node/usr/bin/containerd
+"#;
+
+/// As kubeadm's package and its drop-in have it.
+const KUBELET: &str = r#"
+[Unit]
+After=containerd.service
+[Service]
+EnvironmentFile=-/etc/default/kubelet
+ExecStart=/opt/kubernetes/kubelet --kubeconfig=/etc/kubernetes/kubelet.conf --config=/var/lib/kubelet/config.yaml $KUBELET_EXTRA_ARGS
+"#;
+
+/// The kubelet answers with the certificate that it was given.
+fn serves(guest: &Guest<'_>) {
+    eventually("a kubelet that serves", || {
+        let ended = guest.run(
+            "openssl s_client -connect 10.99.0.11:10250 -verify_return_error -verify_ip 10.99.0.11 \
+             -CAfile /etc/kubernetes/pki/ca.crt",
+        );
+        if ended.status.success() { Ok(()) } else { Err(ended.stderr + &guest.journal("kubelet.service")) }
+    });
+}
+
 /// A PKI with a role that signs whatever a member asks for.
 fn authority(bao: &Openbao) -> Pki<'_> {
     let pki = bao.pki("etcd");
@@ -786,9 +876,14 @@ fn gate(lan: &Lan, bao: &Openbao) -> Gate {
 
 /// A member of an etcd cluster of so many, with a wrapped secret_id.
 fn configuration(pki: &Pki<'_>, members: usize) -> String {
-    let (mount, role_id) = (&pki.mount, &pki.role_id);
     let cluster: Vec<String> =
         (1..=members).map(|nth| format!("node0{nth} = \"{}\"", address(nth))).collect();
+    format!("{}[etcd]\nca = \"etcd\"\ncluster = {{ {} }}\n", vault(pki, "member"), cluster.join(", "))
+}
+
+/// The CA `etcd`, and how this host logs in to it.
+fn vault(pki: &Pki<'_>, role: &str) -> String {
+    let (mount, role_id) = (&pki.mount, &pki.role_id);
     format!(
         r#"
 [ca.etcd]
@@ -797,13 +892,9 @@ anchors.published = true
 [ca.etcd.vault]
 urls = ["https://{OUTSIDE}:8200"]
 mount = "{mount}"
-role = "member"
+role = "{role}"
 auth = [{{ approle = {{ role_id = "{role_id}", secret_id = {{ file = "{SECRET}" }}, wrapped = true }} }}]
-[etcd]
-ca = "etcd"
-cluster = {{ {} }}
-"#,
-        cluster.join(", ")
+"#
     )
 }
 
