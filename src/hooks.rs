@@ -87,13 +87,13 @@ pub fn unit(deed: &Deed, stop: &Stop) -> Result<Unit, String> {
     Ok(standing(&output(&argv.map(str::to_owned), stop)?))
 }
 
-/// Of what `show` says. systemd refuses to restart a unit that it does not find or that is masked; one of another
-/// kind than a service has states of its own while it is active.
+/// Of what `show` says. One that is masked or whose file is gone may run all the same, with what it has read; one of
+/// another kind than a service has states of its own while it is active.
 fn standing(shown: &str) -> Unit {
     let is = |said: &str| shown.lines().any(|line| line.trim() == said);
     match shown.lines().find_map(|line| line.trim().strip_prefix("SubState=")) {
-        _ if is("LoadState=not-found") || is("LoadState=masked") || is("ActiveState=inactive") => Unit::Rests,
         _ if is("ActiveState=active") => Unit::Runs,
+        _ if is("LoadState=not-found") || is("LoadState=masked") || is("ActiveState=inactive") => Unit::Rests,
         state => by_state(state.unwrap_or_default()),
     }
 }
@@ -249,7 +249,9 @@ mod tests {
             standing(&format!("LoadState={load}\nActiveState={active}\nSubState={sub}\n"))
         };
         assert_eq!(said("not-found", "inactive", "dead"), Unit::Rests);
-        assert_eq!(said("masked", "active", "running"), Unit::Rests, "systemd would refuse");
+        assert_eq!(said("masked", "active", "running"), Unit::Runs, "it was masked while it ran");
+        assert_eq!(said("masked", "inactive", "dead"), Unit::Rests);
+        assert_eq!(said("not-found", "active", "running"), Unit::Runs, "its file went while it ran");
         assert_eq!(said("loaded", "active", "listening"), Unit::Runs, "a socket");
         assert_eq!(said("loaded", "inactive", "dead"), Unit::Rests);
         assert_eq!(said("loaded", "activating", "start"), Unit::Starts, "a restart would be passed over");
