@@ -111,7 +111,9 @@ fn etcd_comes_up_within_a_minute_of_a_late_ca() {
 fn a_kubelet_comes_up_within_a_minute_of_a_late_ca() {
     let bao = Openbao::start();
     let pki = authority(&bao);
-    pki.role("kubelet", &json!({ "organization": ["system:nodes"] }));
+    let node = |server: bool| json!({ "organization": ["system:nodes"], "server_flag": server, "client_flag": !server });
+    pki.role("kubelet-client", &node(false));
+    pki.role("kubelet-server", &node(true));
     let lan = lan(1);
     let gate = gate(&lan, &bao);
     gate.shut();
@@ -796,7 +798,7 @@ fn worker<'a>(lan: &'a Lan, bao: &Openbao, pki: &Pki<'_>) -> Guest<'a> {
     guest.install();
     let programs = provided("NODECERT_TEST_KUBERNETES");
     guest.option(&format!("--bind-ro={}:/opt/kubernetes", programs.canonicalize().unwrap().display()));
-    guest.write("/etc/nodecert/config.toml", &format!("{}{NODE}", vault(pki, "kubelet")));
+    guest.write("/etc/nodecert/config.toml", &format!("{}{NODE}", vault(pki, "kubelet-client")));
     guest.write("/etc/nodecert/vault-ca.pem", &bao.tls_pem());
     guest.write_secret(SECRET, &pki.wrapped_secret_id());
     for (name, unit) in [("containerd", CONTAINERD), ("kubelet", KUBELET)] {
@@ -813,6 +815,7 @@ fn worker<'a>(lan: &'a Lan, bao: &Openbao, pki: &Pki<'_>) -> Guest<'a> {
 const NODE: &str = r#"
 [kubelet]
 ca = "etcd"
+serving_role = "kubelet-server"
 version = "1.20"
 api_server = "https://10.99.0.1:6443"
 cluster_dns = ["10.96.0.10"]
@@ -820,12 +823,12 @@ args = { node-ip = "10.99.0.11" }
 settings = { cgroupsPerQOS = false, enforceNodeAllocatable = [], failSwapOn = false }
 "#;
 
-/// The kernel's settings are the machine's too: a kubelet that sets them sets copies.
+/// The kernel's settings and messages are the machine's too: a kubelet that sets them sets copies, and reads none.
 const CONTAINERD: &str = r#"
 [Service]
 Environment=PATH=/opt/kubernetes/node/usr/bin:/opt/kubernetes/node/usr/sbin:/usr/sbin:/usr/bin
 ExecStartPre=/bin/sh -euc 'for setting in vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oops kernel/keys/root_maxkeys kernel/keys/root_maxbytes; do \
-    copy=/run/$(basename $$setting); cat /proc/sys/$$setting >$$copy; mount --bind $$copy /proc/sys/$$setting; done'
+    copy=/run/$(basename $$setting); cat /proc/sys/$$setting >$$copy; mount --bind $$copy /proc/sys/$$setting; done; ln -sf null /dev/kmsg'
 ExecStart=/opt/kubernetes/node/usr/bin/containerd
 "#;
 
