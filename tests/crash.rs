@@ -749,3 +749,23 @@ fn a_file_is_its_owners_alone_from_its_first_moment() {
     let open: Vec<_> = made.iter().filter(|call| !call.line.contains(", 0600) = ")).collect();
     assert!(made.len() >= 10 && open.is_empty(), "{} made, {open:#?}", made.len());
 }
+
+/// A file has the label of the directory that it was made in, and keeps it: so SELinux finds what it expects only where
+/// nothing comes from another directory.
+#[test]
+#[ignore = "takes its time: run tests/all"]
+fn what_takes_a_name_was_made_in_its_directory() {
+    for scenario in [first_issue(), renewal(), render()] {
+        let site = scenario.before.copy();
+        let (output, calls) = traced(&site, scenario.arguments, &[]);
+        assert!(output.status.success(), "{}: {output:?}", scenario.name);
+        let named =
+            calls.iter().filter(|call| call.name.starts_with("rename") || call.name.starts_with("link"));
+        let directories: Vec<Vec<_>> =
+            named.map(|call| call.line.split(['<', '>']).skip(1).step_by(2).collect()).collect();
+        assert!(!directories.is_empty(), "{}: {directories:?}", scenario.name);
+        for pair in directories {
+            assert!(pair.len() == 2 && pair[0] == pair[1], "{}: {pair:?}", scenario.name);
+        }
+    }
+}
