@@ -108,6 +108,27 @@ impl Config {
     pub fn locate(&self, faults: Vec<Fault>) -> Faults {
         self.sources.locate(faults)
     }
+
+    /// Where the first of these settings stands that does, as `FILE:LINE, a.b.c`; each is the keys on the way to it. The
+    /// texts are read again: only who reports a fault wants to know.
+    pub fn place(&self, settings: &[Vec<&str>]) -> Option<String> {
+        let padded = self.sources.padded();
+        let merged = merge(&padded, &mut Vec::new());
+        settings.iter().find_map(|way| {
+            let line = self.sources.line(&span_of(&merged, way)?)?;
+            Some(format!("{line}, {}", way.join(".")))
+        })
+    }
+}
+
+fn span_of(table: &DeTable<'_>, way: &[&str]) -> Option<Range<usize>> {
+    let (first, rest) = way.split_first()?;
+    let (key, value) = table.iter().find(|(key, _)| key.get_ref() == first)?;
+    match value.get_ref() {
+        _ if rest.is_empty() => Some(key.span()),
+        DeValue::Table(inner) => span_of(inner, rest),
+        _ => None,
+    }
 }
 
 fn merge<'i>(padded: &'i [String], faults: &mut Vec<Fault>) -> DeTable<'i> {

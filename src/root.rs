@@ -139,7 +139,9 @@ impl Root {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let fd = openat(AT_FDCWD, path, flags, Mode::empty())
             .map_err(|errno| RootError::io("open the root directory", path, errno))?;
-        let dir = Dir::new(fd, path.to_owned());
+        // So that what is said of its files can be used wherever it is read.
+        let shown = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let dir = Dir::new(fd, shown);
         let meta = dir.meta()?;
         let live = is_slash(&meta)?;
         let tree = geteuid().is_root().then_some(meta.ids);

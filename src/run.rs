@@ -23,6 +23,7 @@ mod signers;
 mod spent;
 mod steady;
 mod survey;
+mod told;
 mod turn;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -146,7 +147,10 @@ fn told(survey: &Survey, world: &World, only: &[Name], seen: Vec<FileLine>) -> R
     let seen: BTreeMap<_, _> = seen.into_iter().map(|line| (line.path.clone(), line)).collect();
     let line = |path: &Path, look: &dyn Fn() -> FileLine| seen.get(path).cloned().unwrap_or_else(look);
     let look = |keepsake| {
-        keep::lines(world, keepsake).into_iter().map(|found| line(&found.path, &|| found.clone())).collect()
+        keep::lines(survey, world, keepsake)
+            .into_iter()
+            .map(|found| line(&found.path, &|| found.clone()))
+            .collect()
     };
     let trusts = survey.node.trusts.iter();
     let mut files: Vec<_> =

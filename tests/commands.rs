@@ -354,6 +354,104 @@ fn trust_shows_what_a_server_presents_and_sends_it_nothing() {
     assert!(nobody.err.contains("is it the right port? Vault listens on 8200"), "{}", nobody.err);
 }
 
+/// A host that asks the fake, with these changes to what is right.
+fn of_vault(fake: &fake::Fake, changes: &[(&str, &str)]) -> Host {
+    let host = Host::new();
+    let mut text = VAULT.to_owned();
+    for (from, to) in changes {
+        assert!(text.contains(from), "{from}");
+        text = text.replacen(from, to, 1);
+    }
+    for (from, to) in [("URL", fake.url.as_str()), ("MOUNT", fake::MOUNT), ("ROLE", fake::ROLE)] {
+        text = text.replace(from, to);
+    }
+    host.put("etc/nodecert/config.toml", &text);
+    host.put("etc/nodecert/vault-ca.pem", &fake.tls_pem());
+    host.put("etc/nodecert/token", fake::TOKEN);
+    fs::set_permissions(host.path("etc/nodecert/token"), fs::Permissions::from_mode(0o600)).unwrap();
+    host
+}
+
+const VAULT: &str = r#"[node]
+hostname = "node01"
+addresses = ["10.0.0.11"]
+[ca.etcd]
+tls.file = "/etc/nodecert/vault-ca.pem"
+anchors.published = true
+[ca.etcd.vault]
+urls = ["URL"]
+mount = "MOUNT"
+role = "ROLE"
+auth = [{ token = { file = "/etc/nodecert/token" } }]
+[certificate.web]
+ca = "etcd"
+common_name = "node01"
+dns = ["node01"]
+directory = "/etc/web/pki"
+"#;
+
+#[test]
+fn a_fault_names_the_setting_that_is_behind_it_and_where_it_stands() {
+    let fake = fake::Fake::start();
+    let role = ("role = \"ROLE\"\n", "");
+    for (changes, line, setting) in [
+        (vec![("URL", "https://127.0.0.1:1")], 8, "ca.etcd.vault.urls"),
+        (vec![("MOUNT", "nope")], 9, "ca.etcd.vault.mount"),
+        (vec![("ROLE", "nope")], 10, "ca.etcd.vault.role"),
+        (vec![role, ("ca = \"etcd\"\n", "ca = \"etcd\"\nrole = \"nope\"\n")], 13, "certificate.web.role"),
+        (
+            vec![
+                role,
+                (
+                    "[certificate.web]\n",
+                    "[etcd]\nca = \"etcd\"\nrole = \"nope\"\npeer_role = \"nope\"\ncluster = { node01 = \"10.0.0.11\" }\n[certificate.web]\nrole = \"ROLE\"\n",
+                ),
+            ],
+            14,
+            "etcd.peer_role",
+        ),
+        (vec![("vault-ca.pem", "none.pem")], 5, "ca.etcd.tls.file"),
+        (vec![("anchors.published = true", "anchors.file = \"/none.pem\"")], 6, "ca.etcd.anchors.file"),
+        (vec![("nodecert/token", "nodecert/none")], 11, "ca.etcd.vault.auth"),
+    ] {
+        let host = of_vault(&fake, &changes);
+        let run = host.nodecert("run --deadline 1s");
+        let place = format!("({}:{line}, {setting})", host.path("etc/nodecert/config.toml").display());
+        assert!(run.exit != 0 && run.out.contains(&place), "{place} in\n{}", run.out);
+    }
+}
+
+#[test]
+fn a_fault_is_told_once_by_hand_and_a_wait_when_it_begins() {
+    let fake = fake::Fake::start();
+    let count =
+        |answer: &Answer, part: &str| [&answer.out, &answer.err].map(|text| text.matches(part).count());
+    let refused = of_vault(&fake, &[("ROLE", "nope")]);
+    let (run, why) = (refused.nodecert("run"), "unknown role");
+    assert_eq!(count(&run, why), [1, 0], "{}{}", run.out, run.err);
+    assert_eq!(count(&refused.nodecert("run -v"), why), [1, 1]);
+    // Who reads JSON with a program reads the faults on stderr.
+    assert_eq!(count(&refused.nodecert("run --format json"), why), [1, 1]);
+
+    let away = of_vault(&fake, &[("URL", "https://127.0.0.1:1")]);
+    let waited = away.nodecert("run --deadline 3s");
+    assert_eq!(waited.exit, 75);
+    assert_eq!(count(&waited, "127.0.0.1:1: "), [1, 1], "{}{}", waited.out, waited.err);
+    assert!(away.nodecert("run --deadline 3s -v").err.matches("; next try in ").count() > 2);
+}
+
+/// A crontab that wants to hear of faults alone.
+#[test]
+fn a_report_that_no_one_reads_leaves_the_faults_on_stderr() {
+    let fake = fake::Fake::start();
+    let host = of_vault(&fake, &[("ROLE", "nope")]);
+    let shell = "exec \"$0\" --root \"$1\" run >/dev/null";
+    let mut command = assert_cmd::Command::new("sh");
+    command.args(["-c", shell, env!("CARGO_BIN_EXE_nodecert")]).arg(host.root.path());
+    let output = command.env_remove("JOURNAL_STREAM").output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("unknown role"), "{output:?}");
+}
+
 #[test]
 fn man_page_and_completions_come_from_the_same_source() {
     let host = Host::new();

@@ -88,6 +88,12 @@ impl Sources {
         Faults(found.into_iter().flat_map(|faults| faults.0).take(MAX_FAULTS).collect())
     }
 
+    pub(super) fn line(&self, span: &Range<usize>) -> Option<String> {
+        let (source, offset) = self.holding(span)?;
+        let before = source.text.get(..offset)?;
+        Some(format!("{}:{}", source.path.display(), before.matches('\n').count() + 1))
+    }
+
     fn place(&self, fault: &Fault) -> String {
         let Some((source, offset)) = fault.span.as_ref().and_then(|span| self.holding(span)) else {
             return String::new();

@@ -112,6 +112,7 @@ pub(super) enum Failure {
 }
 
 impl Failure {
+    /// [`super::Survey::trouble`] says where its cause stands, too.
     pub(super) fn trouble(&self) -> Trouble {
         Trouble { message: chain(self), exit: self.exit() }
     }
@@ -119,6 +120,11 @@ impl Failure {
     /// What stays to be done because of it.
     pub(super) fn owed(&self, deed: &str) -> OwedLine {
         OwedLine { deed: deed.to_owned(), trouble: Some(self.trouble()) }
+    }
+
+    /// Whether someone else's file is in the way.
+    pub(super) fn is_foreign(&self) -> bool {
+        matches!(self, Self::Disk(error) if matches!(**error, DiskError::Foreign { .. }))
     }
 
     /// Whether it is for an operator to act first.

@@ -134,7 +134,7 @@ impl Run<'_> {
                 farewell.left.push(format!("{name}: {command}"));
             }
             Err(failure) => {
-                let Trouble { message, exit } = failure.trouble();
+                let Trouble { message, exit } = survey.trouble(&failure, &["certificate", name.as_str()]);
                 farewell.failed.push(Trouble { message: format!("{name}: {message}"), exit });
                 return false;
             }

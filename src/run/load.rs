@@ -38,7 +38,7 @@ fn texts(root: &Root) -> Result<Vec<Text>, Error> {
     let mut texts = Vec::new();
     for path in paths {
         if let Some((text, private)) = disk::read_text(root, &path, TEXT).map_err(Error::Disk)? {
-            texts.push(Text { path, text, private });
+            texts.push(Text { path: root.shown(&path), text, private });
         }
     }
     if texts.is_empty() {
@@ -141,7 +141,7 @@ pub(super) fn known_anchors(
         Ok::<_, Failure>(disk::read_state(root, state)?.and_then(|text| Anchors::parse(text.as_bytes()).ok()))
     };
     match ca.anchors() {
-        Some(AnchorSource::File(path)) => anchors_of_file(root, name, path).map(Some),
+        Some(AnchorSource::File(path)) => ca_file(root, name, "anchors.file", path).map(Some),
         Some(AnchorSource::Pins(pins)) => {
             let known = kept(&anchor_state(name))?;
             Ok(known.and_then(|known| Anchors::pinned(known.certificates(), pins).ok()))
@@ -151,15 +151,16 @@ pub(super) fn known_anchors(
     }
 }
 
-fn anchors_of_file(root: &Root, name: &Name, path: &Path) -> Result<Anchors, Failure> {
-    let (ca, key, path) = (name.clone(), "anchors.file", path.to_owned());
-    match disk::read_text(root, &path, TEXT)? {
+/// The certificates of a file that `key` of a CA's table names.
+pub(super) fn ca_file(root: &Root, ca: &Name, key: &'static str, path: &Path) -> Result<Anchors, Failure> {
+    let (ca, shown) = (ca.clone(), root.shown(path));
+    match disk::read_text(root, path, TEXT)? {
         Some((text, _)) => Anchors::parse(text.as_bytes()).map_err(|source| Failure::CaFile {
             ca,
             key,
-            path,
+            path: shown,
             source: Arc::new(source),
         }),
-        None => Err(Failure::NoCaFile { ca, key, path }),
+        None => Err(Failure::NoCaFile { ca, key, path: shown }),
     }
 }

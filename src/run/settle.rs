@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tracing::{info, warn};
 
 use super::failure::{Error, Failure};
-use super::lines::file_line;
+use super::lines::table_of;
 use super::load::{CLONED, MACHINE};
 use super::survey::Survey;
 use super::{Ask, Done, Run, Trusts};
@@ -16,7 +16,7 @@ use crate::node::TrustFile;
 use crate::plan::Verdict;
 use crate::report::{Action, CertificateLine, FileLine, OwedLine, Report};
 use crate::root::Owners;
-use crate::setting::{Name, chain};
+use crate::setting::{Name, RETOLD, chain};
 
 impl Run<'_> {
     /// Every trust file that is asked for, now that all that could be learned is known.
@@ -47,9 +47,10 @@ impl Run<'_> {
                     Done::Repaired(what)
                 }
                 Err(error) => {
-                    let reason = chain(&error);
-                    warn!(certificate = %name, reason, "{name}: not repaired: {reason}");
-                    Done::Failed(error.into())
+                    let failure = error.into();
+                    let reason = survey.trouble(&failure, &["certificate", name.as_str()]).message;
+                    warn!(target: RETOLD, certificate = %name, reason, "{name}: not repaired: {reason}");
+                    Done::Failed(failure)
                 }
             };
             let done = beside(self.done.remove(&name), done);
@@ -64,7 +65,7 @@ impl Run<'_> {
         let lines = wanted.map(|file| {
             let line = self.file(survey, file);
             // What is there stays, but it is not as fresh as it was to be.
-            let stale = survey.unread_lists(file).map(Failure::trouble);
+            let stale = survey.unread_lists(file).map(|failure| survey.trouble(failure, &[]));
             FileLine { trouble: line.trouble.or(stale), ..line }
         });
         lines.collect()
@@ -73,10 +74,11 @@ impl Run<'_> {
     fn file(&self, survey: &Survey, file: &File) -> FileLine {
         let waits: Vec<_> =
             file.needs.iter().filter(|need| survey.bundle(need).is_none()).map(Name::as_str).collect();
-        if !waits.is_empty() {
+        let mut line = survey.file_line(self.world, file);
+        // What it will be refused for is said at once.
+        if !waits.is_empty() && line.trouble.is_none() {
             return waiting_line(file, &waits.join(" and "));
         }
-        let mut line = survey.file_line(self.world, file);
         // One that is as it is to be becomes ours where nothing in it could say so, as one that puppet wrote.
         let is_silent = matches!(file.content, Content::Part(..));
         if line.trouble.is_some() || line.action == Action::Keep && !is_silent {
@@ -88,9 +90,10 @@ impl Run<'_> {
         match put {
             Ok(changed) => line.changed = changed,
             Err(failure) => {
-                let reason = chain(&failure);
-                warn!(path = %file.path.display(), reason, "{}: {reason}", file.path.display());
-                line.trouble = Some(failure.trouble());
+                let trouble = survey.trouble(&failure, &survey.table_of(&file.name, &file.path));
+                let (path, reason) = (file.path.display(), &trouble.message);
+                warn!(target: RETOLD, %path, reason, "{path}: {reason}");
+                line.trouble = Some(trouble);
             }
         }
         if line.changed {
@@ -182,7 +185,7 @@ impl Run<'_> {
             matches!(self.trusts.get(&trust.path), Some(Ok(_))) && survey.trusted(trust).is_some()
         };
         let trusts = survey.node.trusts.iter().filter(as_wanted);
-        files.extend(trusts.map(|trust| file_line("ca".to_owned(), &trust.path, Ok(None))));
+        files.extend(trusts.map(|trust| survey.line_of("ca".to_owned(), &trust.path, Ok(None), &[])));
         let mut report = super::told(survey, self.world, &ask.only, files)?;
         report.certificates.iter_mut().for_each(|line| self.tell_certificate(line, survey, ask));
         let trusts: BTreeMap<_, _> = survey.node.trusts.iter().map(|trust| (&trust.path, trust)).collect();
@@ -211,7 +214,7 @@ impl Run<'_> {
             }
             Some(Done::Failed(failure) | Done::Mended(failure)) => {
                 line.changed = matches!(self.done.get(&line.name), Some(Done::Mended(_)));
-                line.trouble = Some(failure.trouble());
+                line.trouble = Some(survey.trouble(failure, &["certificate", line.name.as_str()]));
                 if failure.is_blocked() {
                     line.action = Action::Blocked;
                 }
@@ -227,12 +230,12 @@ impl Run<'_> {
                 "the CA's certificates".clone_into(&mut line.reason);
             }
             Some(Ok(false)) => {}
-            Some(Err(failure)) => line.trouble = Some(failure.trouble()),
+            Some(Err(failure)) => line.trouble = Some(survey.trouble(failure, &table_of(trust))),
             None => line.action = Action::Blocked,
         }
         let unread = trust.cas.iter().find_map(|ca| survey.unread.anchors.get(ca));
         if let Some(failure) = unread.or_else(|| survey.unknown_anchors(trust)) {
-            line.trouble = Some(failure.trouble());
+            line.trouble = Some(survey.trouble(failure, &table_of(trust)));
         }
     }
 }
