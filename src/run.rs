@@ -11,6 +11,7 @@ mod begin;
 mod dated;
 mod failure;
 mod farewell;
+mod foresee;
 mod hour;
 mod keep;
 mod lines;
@@ -132,7 +133,9 @@ pub fn plan(survey: &Survey, world: &World, only: &[Name]) -> Result<Report, Err
     if let Some(since) = begin::said_out(world) {
         return Err(Error::Decommissioned(since));
     }
-    status(survey, world, only)
+    let mut report = status(survey, world, only)?;
+    survey.foresee(world, &mut report);
+    Ok(report)
 }
 
 /// What is there and what `run` would do about it, without doing it.

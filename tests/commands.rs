@@ -440,6 +440,80 @@ fn a_fault_is_told_once_by_hand_and_a_wait_when_it_begins() {
     assert!(away.nodecert("run --deadline 3s -v").err.matches("; next try in ").count() > 2);
 }
 
+#[test]
+fn plan_says_what_the_run_will_be_refused_for_all_at_once_and_names_the_table_of_replace() {
+    let fake = fake::Fake::start();
+    let web = (
+        "directory = \"/etc/web/pki\"\n",
+        "directory = \"/etc/web/pki\"\nfiles = { cert = \"web.crt\", key = \"web.key\", chain = \"chain.crt\" }\n[etcd]\nca = \"etcd\"\ncluster = { node01 = \"10.0.0.11\" }\n[file.motd]\npath = \"/etc/motd\"\ntemplate = \"/etc/motd.tpl\"\n",
+    );
+    let host = of_vault(&fake, &[web]);
+    for foreign in [
+        "etc/web/pki/web.crt",
+        "etc/web/pki/chain.crt",
+        "etc/etcd/etcd.yaml",
+        "etc/motd",
+        "etc/etcd/pki/peer.key",
+    ] {
+        host.put(foreign, "someone else's");
+    }
+    host.put("etc/motd.tpl", "{{ hostname }}");
+    let config = host.path("etc/nodecert/config.toml").display().to_string();
+    let shown = |below: &str| host.path(below).display().to_string();
+    let tables = [
+        (
+            format!("{}, {} were not", shown("etc/web/pki/chain.crt"), shown("etc/web/pki/web.crt")),
+            format!("({config}:12, certificate.web)"),
+        ),
+        (
+            format!("{} was not", shown("etc/etcd/pki/peer.key")),
+            "(in a table [certificate.etcd-peer])".to_owned(),
+        ),
+        (format!("{} was not", shown("etc/etcd/etcd.yaml")), format!("({config}:18, etcd)")),
+        (format!("{} was not", shown("etc/motd")), format!("({config}:21, file.motd)")),
+    ];
+    for (command, word) in [("plan", "blocked "), ("run", "failed ")] {
+        let said = host.nodecert(command);
+        assert_eq!(said.exit, 70, "{}", said.out);
+        for (foreign, table) in &tables {
+            let line = said
+                .out
+                .lines()
+                .find(|line| line.contains(foreign))
+                .unwrap_or_else(|| panic!("{foreign}: {}", said.out));
+            assert!(line.starts_with(word) && line.ends_with(table), "{table}: {line}");
+        }
+    }
+    assert_eq!(host.nodecert("plan --exit-code").exit, 3);
+    let plan = host.json("plan");
+    let web = plan["certificates"].as_array().unwrap().iter().find(|line| line["name"] == "web").unwrap();
+    assert_eq!((&web["action"], &web["exit"]), (&"blocked".into(), &70.into()));
+}
+
+#[test]
+fn plan_says_that_a_ca_file_is_missing_and_that_a_directory_is_read_only() {
+    let fake = fake::Fake::start();
+    let lost = of_vault(&fake, &[("vault-ca.pem", "none.pem")]);
+    let plan = lost.nodecert("plan");
+    assert_eq!(plan.exit, 75, "{}", plan.out);
+    let why = "names LOST, and there is no such file"
+        .replace("LOST", &lost.path("etc/nodecert/none.pem").display().to_string());
+    assert!(plan.out.starts_with("blocked   web") && plan.out.contains(&why), "{}", plan.out);
+    assert!(plan.out.contains("blocked   /etc/web/pki/ca.crt"), "{}", plan.out);
+
+    let host = of_vault(&fake, &[]);
+    fs::create_dir_all(host.path("etc/web")).unwrap();
+    let script = "mount --bind \"$1/etc/web\" \"$1/etc/web\" && mount -o remount,bind,ro \"$1/etc/web\" && exec \"$0\" --root \"$1\" plan";
+    let mut command = assert_cmd::Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script, env!("CARGO_BIN_EXE_nodecert")]).arg(host.root.path());
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(70), "{output:?}");
+    let why = format!("cannot write in {}", host.path("etc/web").display());
+    assert!(said.lines().all(|line| line.starts_with("blocked ")), "{said}");
+    assert!(said.contains(&why) && said.contains("Read-only file system"), "{said}");
+}
+
 /// A crontab that wants to hear of faults alone.
 #[test]
 fn a_report_that_no_one_reads_leaves_the_faults_on_stderr() {

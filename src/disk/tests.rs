@@ -431,7 +431,10 @@ fn a_foreign_chain_is_not_replaced_by_a_repair() {
         drift(&site.root, &certificate, &bundle, now()).unwrap_err(),
         repair(&site.root, &certificate, &bundle, now()).unwrap_err(),
     ] {
-        assert!(matches!(&refused, DiskError::Foreign { path } if path.ends_with("chain.crt")), "{refused}");
+        assert!(
+            matches!(&refused, DiskError::Foreign { paths } if paths[0].ends_with("chain.crt")),
+            "{refused}"
+        );
     }
     assert_eq!(site.text("etc/etcd/pki/chain.crt"), "somebody's");
 }

@@ -14,7 +14,7 @@ use std::path::{Component, Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat, renameat};
 use nix::sys::stat::{Mode, fchmod, fstat, fstatat, mkdirat, umask};
-use nix::unistd::{UnlinkatFlags, fchown, fsync, linkat, symlinkat, unlinkat};
+use nix::unistd::{AccessFlags, UnlinkatFlags, faccessat, fchown, fsync, linkat, symlinkat, unlinkat};
 
 use super::meta::{Meta, Read, TO_READ, read_opened};
 use super::{Ids, RootError};
@@ -443,6 +443,12 @@ impl Dir {
     pub fn set_mode(&self, mode: u32) -> Result<(), RootError> {
         fchmod(&self.fd, Mode::from_bits_truncate(mode))
             .map_err(|errno| RootError::io("change the mode of", &self.path, errno))
+    }
+
+    /// Whether anything can be put into it, as far as the kernel says without a try, faccessat(2).
+    pub fn takes_files(&self) -> Result<(), RootError> {
+        let may = faccessat(&self.fd, ".", AccessFlags::W_OK | AccessFlags::X_OK, AtFlags::AT_EACCESS);
+        may.map_err(|errno| RootError::io("write in", &self.path, errno))
     }
 
     /// Makes the names in it durable, fsync(2).
