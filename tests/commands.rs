@@ -514,6 +514,39 @@ fn plan_says_that_a_ca_file_is_missing_and_that_a_directory_is_read_only() {
     assert!(said.contains(&why) && said.contains("Read-only file system"), "{said}");
 }
 
+/// A CA certificate whose time was over in 2001.
+fn expired_ca() -> String {
+    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.distinguished_name.push(rcgen::DnType::CommonName, "old CA");
+    (params.not_before, params.not_after) =
+        (rcgen::date_time_ymd(2000, 1, 1), rcgen::date_time_ymd(2001, 1, 1));
+    params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem()
+}
+
+#[test]
+fn a_ca_certificate_that_has_expired_is_said_with_its_file_and_date() {
+    let fake = fake::Fake::start();
+    let host = of_vault(&fake, &[]);
+    host.put("etc/nodecert/vault-ca.pem", &expired_ca());
+    let file = host.path("etc/nodecert/vault-ca.pem").display().to_string();
+    for command in ["plan", "run"] {
+        let said = host.nodecert(command);
+        assert_eq!(said.exit, 75, "{}", said.out);
+        let named = said.out.contains(&format!("tls.file names {file}"));
+        assert!(named && said.out.contains("old CA\" in it expired 2001-01-01T00:00:00Z"), "{}", said.out);
+    }
+    assert_eq!(fake.asked(), Vec::<String>::new(), "by what has expired no server is known");
+
+    let anchors = ("anchors.published = true", "anchors.file = \"/etc/nodecert/anchors.pem\"");
+    let host = of_vault(&fake, &[anchors]);
+    host.put("etc/nodecert/anchors.pem", &(fake.anchors_pem() + &expired_ca()));
+    let run = host.nodecert("run");
+    assert_eq!(run.exit, 0, "{}", run.out);
+    assert!(run.out.contains("note      CA etcd: \"C"), "{}", run.out);
+    assert!(run.out.contains("old CA\" expired 2001-01-01T00:00:00Z"), "{}", run.out);
+}
+
 /// A crontab that wants to hear of faults alone.
 #[test]
 fn a_report_that_no_one_reads_leaves_the_faults_on_stderr() {

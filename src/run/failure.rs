@@ -144,6 +144,8 @@ impl Failure {
             Self::Ca(_) | Self::Rejected { .. } | Self::Anchors { .. } => Exit::Refused,
             Self::ByHand(_) => Exit::Refused,
             Self::NothingHeld => Exit::Fault,
+            // It may be the clock that is wrong.
+            Self::CaFile { source, .. } if matches!(**source, TrustError::Expired { .. }) => Exit::Temporary,
             Self::CaFile { .. } | Self::Render(_) | Self::Keepsake(_) => Exit::Config,
             Self::Disk(error) => exit_of(error),
             Self::Key(_) | Self::Local { .. } => Exit::Fault,

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::World;
 use super::failure::Failure;
-use super::load::ca_file;
+use super::load::server_file;
 use super::survey::Survey;
 use crate::ca;
 use crate::disk;
@@ -42,7 +42,7 @@ impl Survey {
     /// Whether there is what a CA's server is known by.
     fn may_ask(&self, world: &World, ca: &Name) -> Result<(), Failure> {
         match self.config.cas.get(ca).and_then(ca::Settings::tls) {
-            Some(Tls::File(path)) => ca_file(&world.root, ca, "tls.file", path).map(drop),
+            Some(Tls::File(path)) => server_file(world, ca, path).map(drop),
             _ => Ok(()),
         }
     }

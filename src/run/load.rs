@@ -10,7 +10,7 @@ use crate::facts::{self, Facts};
 use crate::node::Node;
 use crate::root::Root;
 use crate::setting::Name;
-use crate::trust::{AnchorSource, Anchors};
+use crate::trust::{AnchorSource, Anchors, TrustError};
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -141,7 +141,7 @@ pub(super) fn known_anchors(
         Ok::<_, Failure>(disk::read_state(root, state)?.and_then(|text| Anchors::parse(text.as_bytes()).ok()))
     };
     match ca.anchors() {
-        Some(AnchorSource::File(path)) => ca_file(root, name, "anchors.file", path).map(Some),
+        Some(AnchorSource::File(path)) => ca_file(root, name, "anchors.file", path, Ok).map(Some),
         Some(AnchorSource::Pins(pins)) => {
             let known = kept(&anchor_state(name))?;
             Ok(known.and_then(|known| Anchors::pinned(known.certificates(), pins).ok()))
@@ -151,15 +151,24 @@ pub(super) fn known_anchors(
     }
 }
 
-/// The certificates of a file that `key` of a CA's table names.
-pub(super) fn ca_file(root: &Root, ca: &Name, key: &'static str, path: &Path) -> Result<Anchors, Failure> {
+/// The certificates of `tls.file`, by which a CA's server is known now.
+pub(super) fn server_file(world: &World, ca: &Name, path: &Path) -> Result<Anchors, Failure> {
+    let now = world.clock.now();
+    ca_file(&world.root, ca, "tls.file", path, |anchors| anchors.in_time(now))
+}
+
+fn ca_file(
+    root: &Root,
+    ca: &Name,
+    key: &'static str,
+    path: &Path,
+    check: impl FnOnce(Anchors) -> Result<Anchors, TrustError>,
+) -> Result<Anchors, Failure> {
     let (ca, shown) = (ca.clone(), root.shown(path));
     match disk::read_text(root, path, TEXT)? {
-        Some((text, _)) => Anchors::parse(text.as_bytes()).map_err(|source| Failure::CaFile {
-            ca,
-            key,
-            path: shown,
-            source: Arc::new(source),
+        Some((text, _)) => Anchors::parse(text.as_bytes()).and_then(check).map_err(|source| {
+            let source = Arc::new(source);
+            Failure::CaFile { ca, key, path: shown, source }
         }),
         None => Err(Failure::NoCaFile { ca, key, path: shown }),
     }

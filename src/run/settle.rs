@@ -10,6 +10,7 @@ use super::load::{CLONED, MACHINE};
 use super::survey::Survey;
 use super::{Ask, Done, Run, Trusts};
 use crate::certificate::Owner;
+use crate::clock::at;
 use crate::disk::{self, DiskError};
 use crate::file::{Content, File};
 use crate::node::TrustFile;
@@ -197,6 +198,7 @@ impl Run<'_> {
         report.owed = owed;
         report.notes.extend(self.notes(survey));
         report.notes.extend(wide_trusts(survey, &self.trusts));
+        report.notes.extend(dead_trusts(survey, &self.trusts));
         Ok(report)
     }
 
@@ -250,6 +252,22 @@ fn beside(before: Option<Done>, repair: Done) -> Done {
         }
         (_, repair) => repair,
     }
+}
+
+/// What has expired vouches for nothing: worth a word when a trust file is written that holds it.
+fn dead_trusts(survey: &Survey, trusts: &Trusts) -> BTreeSet<String> {
+    let written = survey.node.trusts.iter().filter(|trust| matches!(trusts.get(&trust.path), Some(Ok(true))));
+    let dead = |ca: &Name| {
+        let expired = survey.known_anchors(ca).map(|known| known.expired(survey.now)).unwrap_or_default();
+        let said = |(name, when)| {
+            format!(
+                "CA {ca}: {name:?} expired {}, and nothing that hangs on it is valid: renew it, or take it out of anchors",
+                at(when)
+            )
+        };
+        expired.into_iter().map(said).collect::<Vec<_>>()
+    };
+    written.flat_map(|trust| trust.cas.iter().flat_map(dead)).collect()
 }
 
 /// A root that stands above the CA vouches for every other CA that it has signed: worth a word when a trust

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::dated::Dated;
 use super::failure::Failure;
-use super::load::{anchor_state, authority_state, ca_file, crl_state};
+use super::load::{anchor_state, authority_state, crl_state, server_file};
 use super::survey::Survey;
 use super::{Ask, Run};
 use crate::ca::{self, Ca, Material};
@@ -159,7 +159,7 @@ impl Run<'_> {
 
     fn server_anchors(&self, name: &Name, settings: &ca::Settings) -> Result<Option<Anchors>, Failure> {
         match settings.tls() {
-            Some(Tls::File(path)) => ca_file(self.root(), name, "tls.file", path).map(Some),
+            Some(Tls::File(path)) => server_file(self.world, name, path).map(Some),
             // What was taken the first time vouches from then on.
             Some(Tls::FirstUse) => {
                 let known = disk::read_state(self.root(), &anchor_state(name))?;
