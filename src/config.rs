@@ -326,6 +326,28 @@ mod tests {
     }
 
     #[test]
+    fn an_unknown_key_that_is_near_to_one_that_is_there_is_said_to_be_meant() {
+        let ends = |text: &str| faults(&[&(CA.to_owned() + text)]).concat();
+        for (text, meant) in [
+            ("[node]\nhostnam = \"x\"\n", "`hostname`"),
+            ("[kublet]\n", "`kubelet`"),
+            ("[certificate.w]\nca = \"lab\"\ncomon_name = \"x\"\n", "`common_name`"),
+            ("[certificate.w]\nca = \"lab\"\nlayout = \"link\"\n", "`links`"),
+            ("[kubernetes]\napi_sever = \"x\"\n", "`api_server`"),
+        ] {
+            assert!(ends(text).ends_with(&format!("; did you mean {meant}?")), "{}", ends(text));
+        }
+        assert!(!ends("[node]\nxyzzy = 1\n").contains("did you mean"));
+        assert!(!ends("[certificate.w]\nca = \"lab\"\nxx = 1\n").contains("did you mean"), "not dns");
+    }
+
+    #[test]
+    fn a_key_that_there_was_says_what_to_write_instead() {
+        let found = faults(&["[service-account]\ngenerate = true\napi_server = \"https://a:6443\"\n"]);
+        assert!(found[0].contains("leave it out, and write generate = "), "{found:?}");
+    }
+
+    #[test]
     fn what_follows_from_an_unclosed_table_is_not_said_before_it_nor_beside_it() {
         let found = faults(&[
             "[certificate.w]\nca = \"b\"\n",

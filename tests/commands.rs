@@ -107,8 +107,10 @@ fn run_with_only_touches_and_names_nothing_else() {
     assert!(!host.path("etc/etcd/pki").exists());
     let component = host.nodecert("run --only etcd");
     assert!(component.out.contains("etcd-peer") && !component.out.contains("web "), "{}", component.out);
+    host.put("etc/nodecert/config.d/10-admin.toml", "[admin]\nca = \"lab\"\n");
     let unknown = host.nodecert("run --only wbe");
     assert_eq!(unknown.exit, 2);
+    assert_eq!(unknown.err.matches("admin").count(), 1, "its certificate has its name: {}", unknown.err);
     assert!(
         unknown.err.contains("no certificate or component wbe") && unknown.err.contains("web"),
         "{}",

@@ -184,8 +184,9 @@ impl Survey {
 
     fn unknown(&self, name: &Name) -> Error {
         let certificates = self.node.certificates.keys().map(Name::as_str);
-        let there: Vec<_> = certificates.chain(self.node.components.keys().map(String::as_str)).collect();
-        Error::Unknown { name: name.clone(), there: there.join(", ") }
+        let there: BTreeSet<_> =
+            certificates.chain(self.node.components.keys().map(String::as_str)).collect();
+        Error::Unknown { name: name.clone(), there: there.into_iter().collect::<Vec<_>>().join(", ") }
     }
 
     pub(super) fn is_to_get(&self, name: &Name, missing: bool) -> bool {
