@@ -348,6 +348,7 @@ fn trust_shows_what_a_server_presents_and_sends_it_nothing() {
             && shown.out.contains("tls.pins = [\"sha256:")
             && shown.out.contains("anchors.pins")
     );
+    assert!(!shown.out.contains("gone with its renewal"), "its CA stands above it: {}", shown.out);
     assert_eq!(fake.asked(), [format!("GET /v1/{}/ca_chain", fake::MOUNT)]);
     assert_eq!(host.nodecert("trust http://127.0.0.1:1").exit, 2);
     let nobody = host.nodecert("trust https://127.0.0.1:1");
