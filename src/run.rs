@@ -8,6 +8,7 @@
 //! ```
 
 mod begin;
+mod blame;
 mod dated;
 mod failure;
 mod farewell;
@@ -24,7 +25,6 @@ mod signers;
 mod spent;
 mod steady;
 mod survey;
-mod told;
 mod turn;
 
 use std::collections::{BTreeMap, BTreeSet};
