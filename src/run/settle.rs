@@ -1,21 +1,17 @@
-//! Everything around the certificates: trust files, drift, rendered files, and what is said at the end.
+//! Everything around the certificates: trust files, drift, rendered files, and what this host is known by.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use tracing::{info, warn};
 
-use super::failure::{Error, Failure};
-use super::lines::file_line;
+use super::failure::Failure;
 use super::load::{CLONED, MACHINE};
 use super::survey::Survey;
-use super::{Ask, Done, Run, Trusts};
-use crate::certificate::Owner;
+use super::{Done, Run};
 use crate::disk::{self, DiskError};
 use crate::file::{Content, File};
-use crate::node::TrustFile;
 use crate::plan::Verdict;
-use crate::report::{Action, CertificateLine, FileLine, OwedLine, Report};
-use crate::root::Owners;
+use crate::report::{Action, FileLine, OwedLine};
 use crate::setting::{Name, chain};
 
 impl Run<'_> {
@@ -100,16 +96,6 @@ impl Run<'_> {
         line
     }
 
-    fn notes(&self, survey: &Survey) -> Vec<String> {
-        let places = survey.node.certificates.values().map(|certificate| &certificate.place.owner);
-        let mut owners = places.chain(survey.node.files.iter().map(|file| &file.owner));
-        let wanted = owners.any(|owner| *owner != Owner::default());
-        match self.root().owners() {
-            Owners::LeftAlone(why) if wanted => vec![format!("owners were left alone: {why}")],
-            _ => Vec::new(),
-        }
-    }
-
     /// What goes before everything else: whose directories may be written in, what an earlier run left, and what
     /// is to be known of this host by the next.
     pub(super) fn take_up(&self, survey: &Survey, was_left: bool) -> Result<(), DiskError> {
@@ -169,72 +155,6 @@ impl Run<'_> {
         let lines: Vec<_> = names.iter().map(Name::as_str).collect();
         disk::keep_state(self.root(), CLONED, lines.join("\n").as_bytes())
     }
-
-    /// What is there now, and what this run did about it.
-    pub(super) fn report(
-        &self,
-        survey: &Survey,
-        ask: &Ask,
-        mut files: Vec<FileLine>,
-        owed: Vec<OwedLine>,
-    ) -> Result<Report, Error> {
-        let as_wanted = |trust: &&TrustFile| {
-            matches!(self.trusts.get(&trust.path), Some(Ok(_))) && survey.trusted(trust).is_some()
-        };
-        let trusts = survey.node.trusts.iter().filter(as_wanted);
-        files.extend(trusts.map(|trust| file_line("ca".to_owned(), &trust.path, Ok(None))));
-        let mut report = super::told(survey, self.world, &ask.only, files)?;
-        report.certificates.iter_mut().for_each(|line| self.tell_certificate(line, survey, ask));
-        let trusts: BTreeMap<_, _> = survey.node.trusts.iter().map(|trust| (&trust.path, trust)).collect();
-        for line in &mut report.files {
-            if let Some(trust) = trusts.get(&line.path) {
-                self.tell_trust(line, survey, trust);
-            }
-        }
-        report.owed = owed;
-        report.notes.extend(self.notes(survey));
-        report.notes.extend(wide_trusts(survey, &self.trusts));
-        Ok(report)
-    }
-
-    fn tell_certificate(&self, line: &mut CertificateLine, survey: &Survey, ask: &Ask) {
-        if let (Some(Verdict::Renew(..)), true) = (survey.verdicts.get(&line.name), ask.missing) {
-            line.action = Action::Keep;
-            line.reason = format!("{}, which is left to the timer", line.reason);
-        }
-        match self.done.get(&line.name) {
-            Some(Done::Obtained(reason)) => {
-                (line.action, line.reason, line.changed) = (Action::Obtain, reason.clone(), true);
-            }
-            Some(Done::Repaired(what)) => {
-                (line.action, line.reason, line.changed) = (Action::Repair, what.clone(), true);
-            }
-            Some(Done::Failed(failure) | Done::Mended(failure)) => {
-                line.changed = matches!(self.done.get(&line.name), Some(Done::Mended(_)));
-                line.trouble = Some(failure.trouble());
-                if failure.is_blocked() {
-                    line.action = Action::Blocked;
-                }
-            }
-            None => {}
-        }
-    }
-
-    fn tell_trust(&self, line: &mut FileLine, survey: &Survey, trust: &TrustFile) {
-        match self.trusts.get(&trust.path) {
-            Some(Ok(true)) => {
-                (line.action, line.changed) = (Action::Obtain, true);
-                "the CA's certificates".clone_into(&mut line.reason);
-            }
-            Some(Ok(false)) => {}
-            Some(Err(failure)) => line.trouble = Some(failure.trouble()),
-            None => line.action = Action::Blocked,
-        }
-        let unread = trust.cas.iter().find_map(|ca| survey.unread.anchors.get(ca));
-        if let Some(failure) = unread.or_else(|| survey.unknown_anchors(trust)) {
-            line.trouble = Some(failure.trouble());
-        }
-    }
 }
 
 /// What became of a certificate that was to be repaired, after what became of it before: of two failures the one
@@ -247,25 +167,6 @@ fn beside(before: Option<Done>, repair: Done) -> Done {
         }
         (_, repair) => repair,
     }
-}
-
-/// A root that stands above the CA vouches for every other CA that it has signed: worth a word when a trust
-/// file begins to hold it, and not each night.
-fn wide_trusts(survey: &Survey, trusts: &Trusts) -> BTreeSet<String> {
-    let written = survey.node.trusts.iter().filter(|trust| matches!(trusts.get(&trust.path), Some(Ok(true))));
-    let wide = |trust: &TrustFile, name: &Name| {
-        let certificate = survey.node.certificates.get(name)?;
-        let issuer = survey.bundle(name)?.pair().chain().get(1)?;
-        let anchors = survey.anchors.get(&certificate.ca)?.as_ref().ok()?.as_ref()?;
-        let trusted = trust.cas.contains(&certificate.ca) && !anchors.certificates().contains(issuer);
-        trusted.then(|| {
-            format!(
-                "{} trusts what stands above CA {}, and with it any other CA below that; anchors.pins of the CA itself would not",
-                trust.path.display(), certificate.ca
-            )
-        })
-    };
-    written.flat_map(|trust| trust.certificates.iter().filter_map(move |name| wide(trust, name))).collect()
 }
 
 fn waiting_line(file: &File, waits: &str) -> FileLine {
