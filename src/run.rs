@@ -15,6 +15,7 @@ mod hour;
 mod keep;
 mod lines;
 mod load;
+mod machine;
 mod obtain;
 mod owed;
 mod serve;

@@ -1,17 +1,15 @@
-//! Everything around the certificates: trust files, drift, rendered files, and what this host is known by.
+//! Everything around the certificates: trust files, drift and rendered files.
 
 use std::collections::BTreeSet;
 
 use tracing::{info, warn};
 
 use super::failure::Failure;
-use super::load::{CLONED, MACHINE};
 use super::survey::Survey;
 use super::{Done, Run};
-use crate::disk::{self, DiskError};
+use crate::disk::{self};
 use crate::file::{Content, File};
-use crate::plan::Verdict;
-use crate::report::{Action, FileLine, OwedLine};
+use crate::report::{Action, FileLine};
 use crate::setting::{Name, chain};
 
 impl Run<'_> {
@@ -94,66 +92,6 @@ impl Run<'_> {
             info!(path = %file.path.display(), reason, "{}: written: {reason}", file.path.display());
         }
         line
-    }
-
-    /// What goes before everything else: whose directories may be written in, what an earlier run left, and what
-    /// is to be known of this host by the next.
-    pub(super) fn take_up(&self, survey: &Survey, was_left: bool) -> Result<(), DiskError> {
-        disk::admit(self.root(), &survey.node);
-        if was_left {
-            self.clear_up(survey)?;
-        }
-        self.remember_machine(survey)?;
-        self.remember_facts(survey)
-    }
-
-    /// Removes what a run that did not come to its end has left: drafts, and requests that were answered. What
-    /// is still to be answered stays, to be asked again as it is.
-    pub(super) fn clear_up(&self, survey: &Survey) -> Result<(), DiskError> {
-        for unswept in disk::sweep(self.root(), &survey.node) {
-            warn!("what an earlier run may have left stays: {}", chain(&unswept));
-        }
-        for certificate in survey.node.certificates.values() {
-            let held = survey.verdicts.get(&certificate.name).and_then(Verdict::pair);
-            let Some(pair) = held else { continue };
-            let open = disk::pending(self.root(), &certificate.name)?;
-            // One that is half overwritten is none.
-            if open.is_none_or(|open| certificate.rotate_key && pair.leaf().is_of(&open.key)) {
-                disk::drop_pending(self.root(), &certificate.name)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The state is this machine's from now on; what was made on another is on a list until it is made anew.
-    fn remember_machine(&self, survey: &Survey) -> Result<(), DiskError> {
-        let Some(id) = &survey.facts.machine_id else { return Ok(()) };
-        if survey.at_home {
-            return Ok(());
-        }
-        // What could not be read before is no reason to write over it.
-        disk::read_state(self.root(), MACHINE)?;
-        self.list_cloned(&survey.cloned)?;
-        disk::keep_state(self.root(), MACHINE, format!("{}\n", id.value).as_bytes())
-    }
-
-    /// Strikes from the list what this run has made anew.
-    pub(super) fn strike_cloned(&self, survey: &Survey) -> Option<OwedLine> {
-        let made = |name: &&Name| matches!(self.done.get(*name), Some(Done::Obtained(_)));
-        if !survey.cloned.iter().any(|name| made(&name)) {
-            return None;
-        }
-        let left = survey.cloned.iter().filter(|name| !made(name)).cloned().collect();
-        let failed = self.list_cloned(&left).err()?;
-        Some(Failure::from(failed).owed("to note which keys are this machine's own"))
-    }
-
-    fn list_cloned(&self, names: &BTreeSet<Name>) -> Result<(), DiskError> {
-        if names.is_empty() {
-            return disk::drop_state(self.root(), CLONED);
-        }
-        let lines: Vec<_> = names.iter().map(Name::as_str).collect();
-        disk::keep_state(self.root(), CLONED, lines.join("\n").as_bytes())
     }
 }
 
