@@ -7,12 +7,10 @@ use crate::ca;
 use crate::config::{self, Config, Faults, Text};
 use crate::disk::{self, DiskError};
 use crate::facts::{self, Facts};
-use crate::node::Node;
 use crate::root::Root;
 use crate::setting::Name;
 use crate::trust::{AnchorSource, Anchors, TrustError};
 use std::cell::Cell;
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -78,28 +76,6 @@ pub fn detect(world: &World) -> Result<Facts, Error> {
             let config = config::parse(Vec::new()).map_err(Error::Config)?;
             gather(world, &config)
         }
-    }
-}
-
-/// The machine that the state was made on.
-pub(super) const MACHINE: &str = "machine-id";
-/// The certificates that are still another machine's, a line each.
-pub(super) const CLONED: &str = "cloned";
-
-/// Whether the state is said to be this machine's, and what is not. State that was made on another machine came here
-/// by copying a disk: its keys are someone else's too.
-pub(super) fn cloned(root: &Root, facts: &Facts, node: &Node) -> (bool, BTreeSet<Name>) {
-    // What cannot be read here is the trouble of each certificate below.
-    let read = |state| disk::read_state(root, state).ok().flatten();
-    let names = node.certificates.keys();
-    match (&facts.machine_id, read(MACHINE)) {
-        (Some(here), Some(made)) if made.trim() != here.value => (false, names.cloned().collect()),
-        (Some(_), Some(_)) => {
-            let listed = read(CLONED).unwrap_or_default();
-            let listed = |name: &&Name| listed.lines().any(|line| line == name.as_str());
-            (true, names.filter(listed).cloned().collect())
-        }
-        _ => (false, BTreeSet::new()),
     }
 }
 

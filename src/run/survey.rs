@@ -6,7 +6,8 @@ use std::time::SystemTime;
 
 use super::World;
 use super::failure::{Error, Failure};
-use super::load::{cloned, gather, given_up, known_anchors, known_crl, load};
+use super::load::{gather, given_up, known_anchors, known_crl, load};
+use super::machine::cloned;
 use super::steady;
 use crate::bundle::Bundle;
 use crate::ca;
