@@ -4,13 +4,13 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use reqwest::Url;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use serde_json::{Value, json};
 
+use super::text::parse_url;
 use crate::bundle::{Leaf, parse_chain};
 use crate::clock::at;
 use crate::https::{bounded, client, root_cause};
@@ -60,7 +60,7 @@ pub struct Presented {
 /// Connects, and asks for nothing but the certificates of the mount that the path names, if it names one.
 pub async fn presented(text: &str) -> Result<Presented, GlanceError> {
     let bad = || GlanceError::Url(text.to_owned());
-    let url = Url::parse(text)
+    let url = parse_url(text)
         .ok()
         .filter(|url| url.scheme() == "https" && url.username().is_empty())
         .ok_or_else(bad)?;

@@ -109,6 +109,11 @@ pub(super) enum Failure {
     NothingHeld,
     #[error("{0}")]
     ByHand(String),
+    #[error(
+        "not revoked: this host logs in to CA {ca} with it and would have no other way in{}; put a new secret there first, then revoke it again. To end the host: `nodecert decommission HOSTNAME --revoke`",
+        said_of(lacks)
+    )]
+    LocksOut { ca: Name, lacks: Vec<String> },
 }
 
 impl Failure {
@@ -142,7 +147,7 @@ impl Failure {
             Self::Clock(_) => Exit::Temporary,
             Self::NoCaFile { .. } | Self::Waits(_) | Self::Keepsake(Unkept::Absent { .. }) => Exit::Temporary,
             Self::Ca(_) | Self::Rejected { .. } | Self::Anchors { .. } => Exit::Refused,
-            Self::ByHand(_) => Exit::Refused,
+            Self::ByHand(_) | Self::LocksOut { .. } => Exit::Refused,
             Self::NothingHeld => Exit::Fault,
             // It may be the clock that is wrong.
             Self::CaFile { source, .. } if matches!(**source, TrustError::Expired { .. }) => Exit::Temporary,
@@ -150,6 +155,13 @@ impl Failure {
             Self::Disk(error) => exit_of(error),
             Self::Key(_) | Self::Local { .. } => Exit::Fault,
         }
+    }
+}
+
+fn said_of(lacks: &[String]) -> String {
+    match lacks.is_empty() {
+        true => ", for its auth names no secret".to_owned(),
+        false => format!(" ({})", lacks.join("; ")),
     }
 }
 

@@ -125,16 +125,30 @@ impl Run<'_> {
     }
 
     /// What lies on disk for a CA: whom it must prove to be, our secrets, our held certificates.
-    fn material(&self, survey: &Survey, name: &Name, settings: &ca::Settings) -> Result<Material, Failure> {
+    pub(super) fn material(
+        &self,
+        survey: &Survey,
+        name: &Name,
+        settings: &ca::Settings,
+    ) -> Result<Material, Failure> {
         let root = self.world.root.clone();
         let state = unwrapped_state(name);
         let sources = settings.secrets();
-        let secrets: Vec<_> = sources.iter().map(|source| self.secret(source)).collect();
+        let mut secrets: Vec<_> = sources.iter().map(|source| self.secret(source)).collect();
         let wrapped = sources.iter().position(|source| Some(*source) == settings.wrapped());
         let token = wrapped.and_then(|at| secrets.get(at)?.as_ref().ok());
         let token = token.map(|token| Pin::of(token.expose().as_bytes()).to_string());
         let stored = disk::read_state(self.root(), &state)?;
         let stored = stored.and_then(|text| unwrapped_from(&text, token.as_deref()));
+        // Who opens a wrapping token again hears that someone opened it: it was this host.
+        let opened = disk::read_state(self.root(), &opened_state(name))?;
+        let spent = stored.is_none()
+            && token.is_some()
+            && opened.as_ref().map(|text| text.trim_end()) == token.as_deref();
+        if let Some(at) = wrapped.filter(|_| spent) {
+            secrets[at] = Err(format!("{}: {SPENT}", sources[at]));
+        }
+        let token = token.filter(|_| !spent);
         if token.is_some() && stored.is_none() {
             // What is unwrapped cannot be had again.
             disk::prove_state(self.root(), &state)?;
@@ -198,9 +212,17 @@ impl Run<'_> {
     }
 }
 
+const SPENT: &str =
+    "this host opened that wrapping token, and what was in it is used and erased; put a new one there";
+
 /// Where what was unwrapped for a CA lies until it is not needed.
 pub(super) fn unwrapped_state(ca: &Name) -> String {
     format!("unwrapped/{ca}")
+}
+
+/// The fingerprint of the wrapping token that was opened here last.
+pub(super) fn opened_state(ca: &Name) -> String {
+    format!("opened/{ca}")
 }
 
 /// The secret of an earlier run, unless another wrapping token has come since.
