@@ -97,7 +97,8 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         textfile: Option<PathBuf>,
     },
-    /// Have the CAs revoke held certificates; the next run gets others, with new keys
+    /// Have Vault revoke held certificates, and the next run get others with new keys; of Puppet and cfssl say the
+    /// command for their operators
     Revoke {
         /// Certificates, or components for all of theirs
         #[arg(value_name = "NAME", value_parser = Name::new, required = true)]
@@ -106,12 +107,14 @@ pub enum Command {
         #[arg(long, value_name = "TIME", default_value = "1m", value_parser = parse_duration)]
         deadline: Duration,
     },
-    /// Take this host out of service: erase its keys, secrets and state, and let no run bring them back
+    /// Take this host out of service: erase its keys, secrets and state, but not what it made for others too, and
+    /// let no run bring them back
     Decommission {
         /// This host's own name, so that it is meant
         #[arg(value_name = "HOSTNAME")]
         host: String,
-        /// Have the CAs revoke its certificates first; if one cannot be asked, nothing is erased
+        /// Have Vault revoke its certificates first; if it does not, nothing is erased. Of Puppet and cfssl the
+        /// command for their operators is said
         #[arg(long)]
         revoke: bool,
         /// How long to try before giving up for now, such as 90s or 10m

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::file::Content;
-use crate::setting::{Scope, Secret, environment};
+use crate::setting::{Scope, Secret, environment, said_of_template};
 
 /// The first line of what nodecert renders: by it a file is known as its own where the state was lost.
 pub const HEADER: &str = "# Written by nodecert; changes here are lost. Change its configuration instead.\n";
@@ -44,7 +44,8 @@ pub fn render(content: &Content, template: &str, scope: &Scope) -> Result<String
         Content::Template(path) => {
             let path = path.display().to_string();
             let rendered = environment().render_named_str(&path, template, &scope.0);
-            let mut rendered = rendered.map_err(|e| RenderError::Template { path, why: e.to_string() })?;
+            let mut rendered =
+                rendered.map_err(|e| RenderError::Template { path, why: said_of_template(&e) })?;
             // The engine drops a text's last newline; most consumers want it.
             if template.ends_with('\n') {
                 rendered.push('\n');
@@ -139,5 +140,8 @@ mod tests {
         assert_eq!(rendered(&content, "name {{ hostname }}\n").expect("rendered"), "name node01\n");
         let failed = rendered(&content, "{{ nothing }}").expect_err("undefined").to_string();
         assert!(failed.starts_with("/etc/t.conf: "), "{failed}");
+        let large = "{% for i in range(99) %}{{ 'x' * 1000000 }}{% endfor %}";
+        let failed = rendered(&content, large).expect_err("too large").to_string();
+        assert!(failed.starts_with("/etc/t.conf: it takes more than"), "{failed}");
     }
 }

@@ -8,7 +8,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
 
-use minijinja::{Environment, UndefinedBehavior, Value};
+use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value, escape_formatter, value::ValueKind};
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -208,7 +208,9 @@ impl Template {
             .and_then(|e| e.eval(&scope.0))
             .map_err(|e| unrendered(&self.text, &e))?;
         match (value.kind(), value.try_iter()) {
-            (minijinja::value::ValueKind::Seq, Ok(items)) => Ok(items.map(|item| item.to_string()).collect()),
+            (ValueKind::Seq, Ok(items)) if fits(&value, &mut { LIST }) => {
+                Ok(items.map(|item| item.to_string()).collect())
+            }
             _ => Ok(vec![self.render(scope)?]),
         }
     }
@@ -220,15 +222,42 @@ impl<'de> Deserialize<'de> for Template {
     }
 }
 
-/// What a template may take, in steps of the engine: a moment, and far more than any file needs.
-const STEPS: u64 = 1_000_000;
+/// What a template may take, in steps of the engine: a moment, and far more than any file needs. It counts one too
+/// for each 64 bytes that it makes (minijinja, `Environment::set_fuel`).
+const STEPS: u64 = 250_000;
+/// Bytes; of a list that is written out as it is.
+const LIST: usize = 1_000_000;
 
 /// Templates fail on what is not defined, rather than put an empty name into a certificate, and end.
 pub(crate) fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_fuel(Some(STEPS));
+    // What a list takes that is repeated, or holds itself many times over, is counted only once it is written out.
+    environment.set_formatter(|out, state, value| match fits(value, &mut { LIST }) {
+        true => escape_formatter(out, state, value),
+        false => Err(ErrorKind::OutOfFuel.into()),
+    });
     environment
+}
+
+/// Whether a value, where it is a list or a map, is written out in so many bytes.
+fn fits(value: &Value, left: &mut usize) -> bool {
+    let Some(mut items) = value.as_object().and_then(|_| value.try_iter().ok()) else { return true };
+    let is_map = value.kind() == ValueKind::Map;
+    items.all(|item| {
+        *left = left.saturating_sub(1 + item.as_str().map_or(0, str::len));
+        let inner = if is_map { value.get_item(&item).unwrap_or_default() } else { item };
+        *left > 0 && fits(&inner, left)
+    })
+}
+
+/// What the engine says, or that it came to our bound.
+pub(crate) fn said_of_template(error: &minijinja::Error) -> String {
+    match error.kind() {
+        ErrorKind::OutOfFuel => format!("it takes more than {STEPS} steps, 16 MB, or 1 MB for a list"),
+        _ => error.to_string(),
+    }
 }
 
 fn sole_expression(text: &str) -> Option<&str> {
@@ -237,7 +266,8 @@ fn sole_expression(text: &str) -> Option<&str> {
 }
 
 fn unrendered(text: &str, error: &minijinja::Error) -> String {
-    format!("the template {text:?} has no value on this host: {error}; `nodecert facts` shows what is known")
+    let why = said_of_template(error);
+    format!("the template {text:?} has no value on this host: {why}; `nodecert facts` shows what is known")
 }
 
 /// One thing that is wrong in the configuration.
@@ -327,6 +357,10 @@ pub fn is_shown(c: char) -> bool {
     !c.is_control() && !turns
 }
 
+/// The target of records that say what was said before, or will be in the report: the journal gets them all the same,
+/// and who has run it by hand is told once.
+pub const RETOLD: &str = "nodecert::retold";
+
 /// An error and its causes, once, joined by colons.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -366,7 +400,26 @@ mod tests {
         let loops = |depth| "{% for i in range(2000) %}".repeat(depth) + &"{% endfor %}".repeat(depth);
         let render = |depth| Template::new(&loops(depth)).and_then(|template| template.render(&scope()));
         assert!(render(1).is_ok());
-        assert!(render(2).is_err_and(|error| error.contains("fuel")));
+        assert!(render(2).is_err_and(|error| error.contains("more than 250000 steps")));
+    }
+
+    #[test]
+    fn a_template_that_asks_for_gigabytes_gets_none_of_them() {
+        let once = "{{ 'x' * 4000000 }}";
+        let often = format!("{{% for i in range(500) %}}{once}{{% endfor %}}");
+        let apart = "{% set a = 'x' * 1000000 %}".to_owned() + &"{% set a = a ~ a %}".repeat(11);
+        let list = "{{ ['x'] * 90000000 }}";
+        let laughs = "{% set a = ['x'] %}".to_owned() + &"{% set a = [a, a] %}".repeat(40) + "{{ a }}";
+        let render = |text: &str| Template::new(text).and_then(|template| template.render(&scope()));
+        assert_eq!(render(once).map(|text| text.len()), Ok(4_000_000));
+        let splice = |text: &str| Template::new(text).and_then(|template| template.splice(&scope()));
+        assert!(splice("{{ [['x'] * 90000000] }}").is_err_and(|error| error.contains("1 MB for a list")));
+        for text in [often.as_str(), &apart, list, &laughs, "{{ {'a': ['x'] * 90000000} }}"] {
+            assert!(
+                render(text).is_err_and(|error| error.contains("more than 250000 steps, 16 MB")),
+                "{text}"
+            );
+        }
     }
 
     #[test]

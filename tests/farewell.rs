@@ -11,11 +11,12 @@
 mod fake;
 mod site;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use fake::{Fake, Fault, MOUNT, TOKEN};
+use fake::{Fake, Fault, MOUNT, ROLE_ID, TOKEN};
 use nodecert::disk;
 use nodecert::report::{Action, Exit, Farewell};
 use nodecert::run::{self, Ask, Error};
@@ -269,6 +270,100 @@ fn what_only_an_operator_revokes_is_erased_and_said_to_be_good_still() {
     }
 }
 
+/// Its certificate is all it logs in with, as the policy of Vault allows it; the first secret was a wrapped one.
+fn on_its_own_certificate(fake: &Fake, options: &str) -> Site {
+    let site = Site::new(fake);
+    let ladder = format!(
+        "{{ cert = {{ certificate = \"web\" }} }}, {{ approle = {{ role_id = \"{ROLE_ID}\", secret_id = {{ file = \"/etc/nodecert/once\" }}, wrapped = true{options} }} }}"
+    );
+    site.reconfigure(&format!("{{ token = \"{TOKEN}\" }}"), &ladder);
+    give(&site, fake);
+    assert_eq!(site.run().exit(), Exit::Done);
+    assert!(!site.path("var/lib/nodecert/unwrapped/etcd").exists(), "it is of no use any more");
+    site
+}
+
+fn give(site: &Site, fake: &Fake) {
+    fs::write(site.path("etc/nodecert/once"), fake.wrap("auth/approle/role/etcd/secret-id")).unwrap();
+    fs::set_permissions(site.path("etc/nodecert/once"), std::os::unix::fs::PermissionsExt::from_mode(0o600))
+        .unwrap();
+}
+
+#[test]
+fn the_certificate_that_a_host_logs_in_with_is_not_revoked_before_there_is_another_way_in() {
+    let fake = Fake::start();
+    for (options, lacks) in [("", "what was in it is used and erased"), (", wipe = true", "there is no file")]
+    {
+        let site = on_its_own_certificate(&fake, options);
+        let serial = site.serial("web");
+        fake.forget();
+        let refused = revoke(&site);
+        assert_eq!(refused.exit(), Exit::Refused, "{}", refused.text());
+        for words in
+            ["not revoked: this host logs in to CA etcd with it", lacks, "decommission HOSTNAME --revoke"]
+        {
+            assert!(refused.text().contains(words), "{words}: {}", refused.text());
+        }
+        assert!(fake.seen().is_empty() && site.run().is_idle() && site.serial("web") == serial);
+
+        give(&site, &fake);
+        let done = revoke(&site);
+        assert_eq!(done.exit(), Exit::Done, "{}", done.text());
+        assert!(done.text().contains("its next run gets others"), "{}", done.text());
+        assert_eq!(actions(&site.run()), [Action::Obtain]);
+        assert_ne!(site.serial("web"), serial);
+    }
+}
+
+#[test]
+fn no_one_is_accused_of_opening_what_this_host_has_opened() {
+    let fake = Fake::start();
+    let site = on_its_own_certificate(&fake, "");
+    fake.misbehave("auth/cert/login", Fault::Status(400, None, "invalid certificate"), usize::MAX);
+    fake.forget();
+    let report = site.ask(&Ask { force: true, deadline: Duration::from_secs(2), ..Ask::default() });
+    let said = report.done();
+    assert!(said.contains("this host opened that wrapping token") && !said.contains("intercepted"), "{said}");
+    assert!(fake.seen().iter().all(|seen| !seen.path.contains("wrapping")), "there is nothing to open");
+}
+
+#[test]
+fn a_host_that_ends_revokes_what_it_logs_in_with_last_and_is_promised_no_other() {
+    let fake = Fake::start();
+    let site = on_its_own_certificate(&fake, "");
+    site.configure("[certificate.api]\nca = \"etcd\"\ncommon_name = \"node01\"\ndirectory = \"/etc/api\"\n");
+    site.run();
+    let web = site.serial("web");
+    fake.forget();
+    let done = decommission(&site, true);
+    assert_eq!(done.exit(), Exit::Done, "{}", done.text());
+    assert!(!done.text().contains("next run"), "{}", done.text());
+    let revoked: Vec<_> =
+        fake.seen().into_iter().filter(|seen| seen.path.ends_with("/revoke")).map(|seen| seen.body).collect();
+    assert_eq!(revoked.len(), 2);
+    assert_eq!(revoked[1], serde_json::json!({ "serial_number": web }));
+}
+
+#[test]
+fn what_is_said_of_a_ca_that_did_not_revoke_can_help() {
+    let fake = Fake::start();
+    let site = with_secret_file(&fake);
+    site.run();
+    let operator = "have the operators of the CAs revoke what failed, then run it without --revoke";
+    for (status, again) in [(503, "run it again, or"), (403, "mend that and run it again, or")] {
+        fake.misbehave("/revoke", Fault::Status(status, None, "no"), usize::MAX);
+        let failed = decommission(&site, true).text();
+        assert!(failed.contains(&format!("nothing was erased: {again} {operator}")), "{failed}");
+        fake.behave();
+    }
+    // As after an end that was cut short.
+    fs::write(site.path("var/lib/nodecert/decommissioned"), "2026-11-23T10:00:00Z\n").unwrap();
+    fs::remove_file(site.path("etc/nodecert/token")).unwrap();
+    let failed = decommission(&site, true).text();
+    assert!(failed.contains(operator) && !failed.contains("run it again"), "{failed}");
+    assert_eq!(decommission(&site, false).exit(), Exit::Done);
+}
+
 #[test]
 fn a_component_without_certificates_has_nothing_to_revoke() {
     let fake = Fake::start();
@@ -400,16 +495,47 @@ fn keys_and_tokens_inside_of_files_go_too_and_the_key_to_what_is_in_etcd_waits_f
     let before = fs::read(&cipher).unwrap();
 
     let done = decommission(&site, false);
-    assert_eq!((done.exit(), secrets(site.root.path())), (Exit::Done, vec![]), "{}", done.text());
-    for gone in ["scheduler.conf", "monitor.conf", "tokens.csv", "pki/sa.key"] {
+    let kept = ["etc/kubernetes/pki/sa.key", "var/lib/nodecert/keepsakes/service-account-key.pem"];
+    let there: BTreeSet<_> = secrets(site.root.path()).into_iter().collect();
+    assert_eq!(
+        (done.exit(), there),
+        (Exit::Done, kept.map(|file| site.path(file)).into()),
+        "{}",
+        done.text()
+    );
+    for gone in ["scheduler.conf", "monitor.conf", "tokens.csv"] {
         assert!(!site.path("etc/kubernetes").join(gone).exists(), "{gone}: {}", done.text());
         assert!(done.text().contains(&format!("erased /etc/kubernetes/{gone}")), "{gone}: {}", done.text());
     }
     assert!(!monitor.exists() && !site.path("var/lib/nodecert/keepsakes/token-monitor").exists());
     assert_eq!(fs::read(&cipher).unwrap(), before);
     assert!(site.path("etc/kubernetes/encryption.yaml").exists());
-    let copy = "encryption-key: this host made it, and what is in etcd cannot be read without it: take a copy first, then remove /etc/kubernetes/encryption.yaml and /var/lib/nodecert/keepsakes/encryption-key";
-    assert!(done.text().contains(copy), "{}", done.text());
+    for copy in [
+        "encryption-key: this host made it, and what is in etcd cannot be read without it: take a copy first, then remove /etc/kubernetes/encryption.yaml and /var/lib/nodecert/keepsakes/encryption-key",
+        "service-account-key: this host made it, and the tokens of all service accounts are void without it: take a copy first, then remove /etc/kubernetes/pki/sa.key and /var/lib/nodecert/keepsakes/service-account-key.pem",
+    ] {
+        assert!(done.text().contains(copy), "{}", done.text());
+        assert!(decommission(&site, false).text().contains(copy), "until there is one");
+    }
+}
+
+#[test]
+fn only_a_key_that_another_host_made_is_said_to_live_on_there() {
+    let fake = Fake::start();
+    let lives_on = "the keys that other hosts share with this one live on there";
+    for (maker, only_copy) in [("node01", true), ("node02", false)] {
+        let site = with_secret_file(&fake);
+        site.configure(&format!("[service-account]\ngenerate = \"{maker}\"\nkind = \"p256\"\n"));
+        let key = site.path("etc/kubernetes/pki/sa.key");
+        if !only_copy {
+            fs::create_dir_all(key.parent().unwrap()).unwrap();
+            fs::write(&key, nodecert::key::Key::generate(nodecert::identity::KeyKind::P256).unwrap().pem())
+                .unwrap();
+        }
+        site.run();
+        let done = decommission(&site, false);
+        assert!(key.exists() && done.text().contains(lives_on) != only_copy, "{}", done.text());
+    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ pub(super) fn server_url(text: &str) -> Result<String, String> {
         return Err("has a URL that is not ASCII; write a name in another script as punycode".to_owned());
     }
     // One with an @ may hold a password, and is not repeated.
-    let url = Url::parse(text).map_err(|e| match text.contains('@') {
+    let url = parse_url(text).map_err(|e| match text.contains('@') {
         true => format!("has a faulty URL ({e}); write https://HOST:PORT"),
         false => format!("has {text:?} among its urls, which is no URL ({e}); write https://HOST:PORT"),
     })?;
@@ -38,12 +38,20 @@ pub(super) fn server_url(text: &str) -> Result<String, String> {
 
 /// Checks the URL of a proxy.
 pub(super) fn proxy_url(text: &str) -> Result<String, String> {
-    let plain = Url::parse(text).ok().filter(|url| {
+    let plain = parse_url(text).ok().filter(|url| {
         url.scheme() == "http" && url.has_host() && url.username().is_empty() && url.password().is_none()
     });
     match plain {
         Some(url) => Ok(url.as_str().to_owned()),
         None => Err("has a faulty proxy; write http://HOST:PORT, without user or password".to_owned()),
+    }
+}
+
+/// An address as it is meant: what an escape stands for in a host is not what one reads there.
+pub(super) fn parse_url(text: &str) -> Result<Url, String> {
+    match text.contains('%') {
+        true => Err("it holds a %".to_owned()),
+        false => Url::parse(text).map_err(|error| error.to_string()),
     }
 }
 
@@ -121,5 +129,9 @@ mod tests {
         assert!(server_url("https://vault.example.com:8200").is_ok());
         assert!(server_url("https://xn--bcher-kva.example").is_ok());
         assert!(server_url("https://b\u{fc}cher.example").unwrap_err().contains("ASCII"));
+        for url in ["https://v%41ult.example:8200", "https://vault.example:8200/%2e"] {
+            assert!(server_url(url).unwrap_err().contains("holds a %"), "{url}");
+            assert!(proxy_url(&url.replace("https", "http")).is_err(), "{url}");
+        }
     }
 }

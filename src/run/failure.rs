@@ -109,9 +109,15 @@ pub(super) enum Failure {
     NothingHeld,
     #[error("{0}")]
     ByHand(String),
+    #[error(
+        "not revoked: this host logs in to CA {ca} with it and would have no other way in{}; put a new secret there first, then revoke it again. To end the host: `nodecert decommission HOSTNAME --revoke`",
+        said_of(lacks)
+    )]
+    LocksOut { ca: Name, lacks: Vec<String> },
 }
 
 impl Failure {
+    /// [`super::Survey::trouble`] says where its cause stands, too.
     pub(super) fn trouble(&self) -> Trouble {
         Trouble { message: chain(self), exit: self.exit() }
     }
@@ -119,6 +125,11 @@ impl Failure {
     /// What stays to be done because of it.
     pub(super) fn owed(&self, deed: &str) -> OwedLine {
         OwedLine { deed: deed.to_owned(), trouble: Some(self.trouble()) }
+    }
+
+    /// Whether someone else's file is in the way.
+    pub(super) fn is_foreign(&self) -> bool {
+        matches!(self, Self::Disk(error) if matches!(**error, DiskError::Foreign { .. }))
     }
 
     /// Whether it is for an operator to act first.
@@ -136,12 +147,21 @@ impl Failure {
             Self::Clock(_) => Exit::Temporary,
             Self::NoCaFile { .. } | Self::Waits(_) | Self::Keepsake(Unkept::Absent { .. }) => Exit::Temporary,
             Self::Ca(_) | Self::Rejected { .. } | Self::Anchors { .. } => Exit::Refused,
-            Self::ByHand(_) => Exit::Refused,
+            Self::ByHand(_) | Self::LocksOut { .. } => Exit::Refused,
             Self::NothingHeld => Exit::Fault,
+            // It may be the clock that is wrong.
+            Self::CaFile { source, .. } if matches!(**source, TrustError::Expired { .. }) => Exit::Temporary,
             Self::CaFile { .. } | Self::Render(_) | Self::Keepsake(_) => Exit::Config,
             Self::Disk(error) => exit_of(error),
             Self::Key(_) | Self::Local { .. } => Exit::Fault,
         }
+    }
+}
+
+fn said_of(lacks: &[String]) -> String {
+    match lacks.is_empty() {
+        true => ", for its auth names no secret".to_owned(),
+        false => format!(" ({})", lacks.join("; ")),
     }
 }
 

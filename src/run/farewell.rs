@@ -9,23 +9,25 @@ use std::time::Duration;
 use futures_util::future::{Either, select};
 use tracing::info;
 
-use super::begin::lock;
+use super::begin::{lock, said_out};
 use super::failure::{Error, Failure};
 use super::load::{given_up, given_up_state};
 use super::survey::{Survey, survey};
 use super::{Ask, Run, World};
-use crate::ca::{Ca, Deadline};
+use crate::bundle::Bundle;
+use crate::ca::{Ca, Deadline, Material};
 use crate::certificate::Certificate;
 use crate::disk;
 use crate::plan::Verdict;
 use crate::report::{Exit, Farewell, Trouble};
-use crate::setting::Name;
+use crate::setting::{At, Name};
 use crate::stop::Stop;
 
 /// The mark of a host that has been taken out of service: no run brings its keys back.
 pub(super) const DECOMMISSIONED: &str = "decommissioned";
 
-/// Has the CAs revoke what is held of these certificates. The next run gets others, with new keys.
+/// Has the CAs revoke what is held of these certificates. The next run gets others, with new keys; what it would
+/// log in with is not revoked unless there is another way in.
 pub async fn revoke(
     world: &World,
     names: &[Name],
@@ -63,16 +65,21 @@ async fn unless_stopped(
 async fn give_up_all(world: &World, names: &[Name], ask: &Ask) -> Result<Farewell, Error> {
     let (lock, survey, mut run) = begin(world, ask).await?;
     let asked = survey.asked(names)?;
-    let certificates: Vec<_> = survey.node.certificates.keys().filter(|name| asked.contains(name)).collect();
-    if certificates.is_empty() {
+    if !survey.node.certificates.keys().any(|name| asked.contains(name)) {
         let names: Vec<_> = names.iter().map(Name::as_str).collect();
         return Err(Error::NoCertificate(names.join(", ")));
     }
     let mut farewell = Farewell::default();
-    for name in certificates {
-        run.give_up(&survey, name, &mut farewell).await;
+    for name in survey.last_first().filter(|name| asked.contains(*name)) {
+        match run.other_way_in(&survey, name) {
+            Ok(()) => drop(run.give_up(&survey, name, &mut farewell).await),
+            Err(failure) => farewell.failed.push(failed(&survey, name, &failure)),
+        }
     }
     run.close().await;
+    if !farewell.done.is_empty() && said_out(world).is_none() {
+        farewell.left.push("this host: its next run gets others".to_owned());
+    }
     end(lock, &farewell);
     Ok(farewell)
 }
@@ -84,9 +91,9 @@ async fn retire(world: &World, host: &str, revoke: bool, ask: &Ask) -> Result<Fa
         return Err(Error::AnotherHost { named: host.to_owned(), own: survey.facts.fqdn.value.clone() });
     }
     let mut farewell = Farewell::default();
-    let mut may_go = true;
+    let (mut may_go, was_out) = (true, said_out(world).is_some());
     if revoke {
-        for name in survey.node.certificates.keys().filter(|name| survey.may_hold(name)) {
+        for name in survey.last_first().filter(|name| survey.may_hold(name)) {
             may_go &= run.give_up(&survey, name, &mut farewell).await;
         }
         run.close().await;
@@ -94,10 +101,20 @@ async fn retire(world: &World, host: &str, revoke: bool, ask: &Ask) -> Result<Fa
     if may_go {
         run.erase(&survey, &mut farewell)?;
     } else {
-        farewell.left.push("nothing was erased: run it again, or without --revoke".to_owned());
+        farewell.left.push(not_erased(&farewell, was_out));
     }
     end(lock, &farewell);
     Ok(farewell)
+}
+
+/// What helps: to wait, where the CA is away; else someone at the CA, whom this host cannot wait for.
+fn not_erased(farewell: &Farewell, was_out: bool) -> String {
+    let by_hand = "have the operators of the CAs revoke what failed, then run it without --revoke";
+    match farewell.exit() {
+        _ if was_out => format!("nothing more was erased, and what it logged in with may be gone: {by_hand}"),
+        Exit::Temporary => format!("nothing was erased: run it again, or {by_hand}"),
+        _ => format!("nothing was erased: mend that and run it again, or {by_hand}"),
+    }
 }
 
 /// What both begin with; what a run before them left is cleared away, for it may hold a key.
@@ -134,12 +151,36 @@ impl Run<'_> {
                 farewell.left.push(format!("{name}: {command}"));
             }
             Err(failure) => {
-                let Trouble { message, exit } = failure.trouble();
-                farewell.failed.push(Trouble { message: format!("{name}: {message}"), exit });
+                farewell.failed.push(failed(survey, name, &failure));
                 return false;
             }
         }
         true
+    }
+
+    /// A host that logs in by the certificate alone would never get another one.
+    fn other_way_in(&self, survey: &Survey, name: &Name) -> Result<(), Failure> {
+        for (ca, settings) in &survey.config.cas {
+            let logins: Vec<_> = settings.logs_in_with().into_iter().map(At::get_ref).collect();
+            if !logins.contains(&name) {
+                continue;
+            }
+            let material = self.material(survey, ca, settings)?;
+            let mut others = logins.into_iter().filter(|other| *other != name);
+            let by_secret = material.stored.is_some() || material.secrets.iter().any(Result::is_ok);
+            if !by_secret && !others.any(|other| self.opens(other, &material)) {
+                let lacks = material.secrets.into_iter().filter_map(Result::err).collect();
+                return Err(Failure::LocksOut { ca: ca.clone(), lacks });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether this certificate still lets the host in: what was revoked a moment ago does not.
+    fn opens(&self, name: &Name, material: &Material) -> bool {
+        let print = |bundle: &Bundle| bundle.leaf().fingerprint.to_string();
+        let given_up = given_up(self.root(), name).ok().flatten();
+        material.bundles.get(name).is_some_and(|bundle| given_up != Some(print(bundle)))
     }
 
     async fn revoked(&mut self, survey: &Survey, name: &Name) -> Result<String, Failure> {
@@ -169,6 +210,11 @@ impl Run<'_> {
     }
 }
 
+fn failed(survey: &Survey, name: &Name, failure: &Failure) -> Trouble {
+    let Trouble { message, exit } = survey.trouble(failure, &["certificate", name.as_str()]);
+    Trouble { message: format!("{name}: {message}"), exit }
+}
+
 fn revoked_line(certificate: &Certificate, ca: &Ca, serial: &str) -> String {
     let name = &certificate.name;
     match ca {
@@ -176,14 +222,16 @@ fn revoked_line(certificate: &Certificate, ca: &Ca, serial: &str) -> String {
         Ca::Local(_) => {
             format!("{name}: serial number {serial} is given up; only this host knows, until its end")
         }
-        _ => format!(
-            "{name}: CA {} has revoked serial number {serial}; the next run gets another",
-            certificate.ca
-        ),
+        _ => format!("{name}: CA {} has revoked serial number {serial}", certificate.ca),
     }
 }
 
 impl Survey {
+    /// Those that log in to the CA of another come after it.
+    fn last_first(&self) -> impl Iterator<Item = &Name> {
+        self.node.waves.iter().rev().flatten()
+    }
+
     fn holds(&self, name: &Name) -> bool {
         self.verdicts.get(name).is_some_and(|verdict| verdict.pair().is_some())
     }

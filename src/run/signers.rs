@@ -8,9 +8,9 @@ use zeroize::Zeroizing;
 
 use super::dated::Dated;
 use super::failure::Failure;
-use super::load::{anchor_state, authority_state, crl_state};
+use super::load::{anchor_state, authority_state, crl_state, server_file};
 use super::survey::Survey;
-use super::{Ask, Run, TEXT};
+use super::{Ask, Run};
 use crate::ca::{self, Ca, Material};
 use crate::disk;
 use crate::hooks;
@@ -125,16 +125,30 @@ impl Run<'_> {
     }
 
     /// What lies on disk for a CA: whom it must prove to be, our secrets, our held certificates.
-    fn material(&self, survey: &Survey, name: &Name, settings: &ca::Settings) -> Result<Material, Failure> {
+    pub(super) fn material(
+        &self,
+        survey: &Survey,
+        name: &Name,
+        settings: &ca::Settings,
+    ) -> Result<Material, Failure> {
         let root = self.world.root.clone();
         let state = unwrapped_state(name);
         let sources = settings.secrets();
-        let secrets: Vec<_> = sources.iter().map(|source| self.secret(source)).collect();
+        let mut secrets: Vec<_> = sources.iter().map(|source| self.secret(source)).collect();
         let wrapped = sources.iter().position(|source| Some(*source) == settings.wrapped());
         let token = wrapped.and_then(|at| secrets.get(at)?.as_ref().ok());
         let token = token.map(|token| Pin::of(token.expose().as_bytes()).to_string());
         let stored = disk::read_state(self.root(), &state)?;
         let stored = stored.and_then(|text| unwrapped_from(&text, token.as_deref()));
+        // Who opens a wrapping token again hears that someone opened it: it was this host.
+        let opened = disk::read_state(self.root(), &opened_state(name))?;
+        let spent = stored.is_none()
+            && token.is_some()
+            && opened.as_ref().map(|text| text.trim_end()) == token.as_deref();
+        if let Some(at) = wrapped.filter(|_| spent) {
+            secrets[at] = Err(format!("{}: {SPENT}", sources[at]));
+        }
+        let token = token.filter(|_| !spent);
         if token.is_some() && stored.is_none() {
             // What is unwrapped cannot be had again.
             disk::prove_state(self.root(), &state)?;
@@ -158,23 +172,14 @@ impl Run<'_> {
     }
 
     fn server_anchors(&self, name: &Name, settings: &ca::Settings) -> Result<Option<Anchors>, Failure> {
-        let path = match settings.tls() {
-            Some(Tls::File(path)) => path,
+        match settings.tls() {
+            Some(Tls::File(path)) => server_file(self.world, name, path).map(Some),
             // What was taken the first time vouches from then on.
             Some(Tls::FirstUse) => {
                 let known = disk::read_state(self.root(), &anchor_state(name))?;
-                return Ok(known.and_then(|text| Anchors::parse(text.as_bytes()).ok()));
+                Ok(known.and_then(|text| Anchors::parse(text.as_bytes()).ok()))
             }
-            Some(Tls::Pins(_) | Tls::System) | None => return Ok(None),
-        };
-        match disk::read_text(self.root(), path, TEXT)? {
-            Some((text, _)) => Anchors::parse(text.as_bytes()).map(Some).map_err(|source| Failure::CaFile {
-                ca: name.clone(),
-                key: "tls.file",
-                path: path.clone(),
-                source: Arc::new(source),
-            }),
-            None => Err(Failure::NoCaFile { ca: name.clone(), key: "tls.file", path: path.clone() }),
+            Some(Tls::Pins(_) | Tls::System) | None => Ok(None),
         }
     }
 
@@ -207,9 +212,17 @@ impl Run<'_> {
     }
 }
 
+const SPENT: &str =
+    "this host opened that wrapping token, and what was in it is used and erased; put a new one there";
+
 /// Where what was unwrapped for a CA lies until it is not needed.
 pub(super) fn unwrapped_state(ca: &Name) -> String {
     format!("unwrapped/{ca}")
+}
+
+/// The fingerprint of the wrapping token that was opened here last.
+pub(super) fn opened_state(ca: &Name) -> String {
+    format!("opened/{ca}")
 }
 
 /// The secret of an earlier run, unless another wrapping token has come since.

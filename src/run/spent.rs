@@ -8,7 +8,7 @@ use tracing::info;
 
 use super::Run;
 use super::failure::Failure;
-use super::signers::unwrapped_state;
+use super::signers::{opened_state, unwrapped_state};
 use super::survey::Survey;
 use crate::ca::{self, Ca};
 use crate::disk;
@@ -42,7 +42,12 @@ impl Run<'_> {
         }
         let wiped = settings.wipes().into_iter().map(|path| self.wipe(name, path));
         let notes = wiped.collect::<Result<Vec<_>, _>>()?;
-        disk::wipe(self.root(), &Path::new(disk::STATE).join(unwrapped_state(name)))?;
+        let state = unwrapped_state(name);
+        let kept = disk::read_state(self.root(), &state)?.unwrap_or_default();
+        if let Some(token) = kept.lines().next().filter(|token| !token.is_empty()) {
+            disk::keep_state(self.root(), &opened_state(name), token.as_bytes())?;
+        }
+        disk::wipe(self.root(), &Path::new(disk::STATE).join(state))?;
         info!(ca = %name, "CA {name}: the secret of the first login is erased; certificates do from now on");
         Ok(notes.into_iter().flatten().collect())
     }

