@@ -694,7 +694,7 @@ fn a_certificate_of_a_puppet_agent_that_ended_while_the_ca_was_asked_is_not_take
     // Longer than it lives, from when the CA's own certificates are known.
     let known = host.path("/var/lib/nodecert/anchors/site.pem");
     let clock =
-        Clock::new(move || SystemTime::now() + known.exists().then_some(EIGHT_YEARS).unwrap_or_default());
+        Clock::new(move || SystemTime::now() + if known.exists() { EIGHT_YEARS } else { Duration::ZERO });
     let root = Arc::new(Root::open(&host.path("/")).unwrap());
     let world = World { root, host: facts::Host::live().unwrap(), clock, tells: false, config: None };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
