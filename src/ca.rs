@@ -26,7 +26,7 @@ mod text;
 pub mod vault;
 mod wire;
 
-pub use error::CaError;
+pub use error::{CaError, Setting};
 pub use patience::{Backoff, Deadline};
 pub use settings::{Kind, Server, Settings, Table};
 pub use text::said;

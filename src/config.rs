@@ -108,6 +108,27 @@ impl Config {
     pub fn locate(&self, faults: Vec<Fault>) -> Faults {
         self.sources.locate(faults)
     }
+
+    /// Where the first of these settings stands that does, as `FILE:LINE, a.b.c`; each is the keys on the way to it. The
+    /// texts are read again: only who reports a fault wants to know.
+    pub fn place(&self, settings: &[Vec<&str>]) -> Option<String> {
+        let padded = self.sources.padded();
+        let merged = merge(&padded, &mut Vec::new());
+        settings.iter().find_map(|way| {
+            let line = self.sources.line(&span_of(&merged, way)?)?;
+            Some(format!("{line}, {}", way.join(".")))
+        })
+    }
+}
+
+fn span_of(table: &DeTable<'_>, way: &[&str]) -> Option<Range<usize>> {
+    let (first, rest) = way.split_first()?;
+    let (key, value) = table.iter().find(|(key, _)| key.get_ref() == first)?;
+    match value.get_ref() {
+        _ if rest.is_empty() => Some(key.span()),
+        DeValue::Table(inner) => span_of(inner, rest),
+        _ => None,
+    }
 }
 
 fn merge<'i>(padded: &'i [String], faults: &mut Vec<Fault>) -> DeTable<'i> {
@@ -302,6 +323,28 @@ mod tests {
             found.iter().any(|line| line.starts_with("2.toml:2:1: unknown field `hostnam`")),
             "{found:?}"
         );
+    }
+
+    #[test]
+    fn an_unknown_key_that_is_near_to_one_that_is_there_is_said_to_be_meant() {
+        let ends = |text: &str| faults(&[&(CA.to_owned() + text)]).concat();
+        for (text, meant) in [
+            ("[node]\nhostnam = \"x\"\n", "`hostname`"),
+            ("[kublet]\n", "`kubelet`"),
+            ("[certificate.w]\nca = \"lab\"\ncomon_name = \"x\"\n", "`common_name`"),
+            ("[certificate.w]\nca = \"lab\"\nlayout = \"link\"\n", "`links`"),
+            ("[kubernetes]\napi_sever = \"x\"\n", "`api_server`"),
+        ] {
+            assert!(ends(text).ends_with(&format!("; did you mean {meant}?")), "{}", ends(text));
+        }
+        assert!(!ends("[node]\nxyzzy = 1\n").contains("did you mean"));
+        assert!(!ends("[certificate.w]\nca = \"lab\"\nxx = 1\n").contains("did you mean"), "not dns");
+    }
+
+    #[test]
+    fn a_key_that_there_was_says_what_to_write_instead() {
+        let found = faults(&["[service-account]\ngenerate = true\napi_server = \"https://a:6443\"\n"]);
+        assert!(found[0].contains("leave it out, and write generate = "), "{found:?}");
     }
 
     #[test]

@@ -26,7 +26,7 @@ use crate::node::Node;
 use crate::root::{Ids, Root, RootError};
 
 pub use crate::root::STATE;
-pub use commit::{commit, prove_writable};
+pub use commit::{commit, may_commit, may_write, prove_writable};
 pub use erase::{Erased, erase, erase_file, erase_state, wipe};
 pub use held::held;
 pub use last::{last_run, note_run};
@@ -58,11 +58,14 @@ pub enum DiskError {
         /// Who holds it, where that is known.
         pid: Option<u32>,
     },
-    /// A file that someone else wrote.
-    #[error("{} was not written by nodecert; set replace = true to have it replaced (a backup is kept), or move it away", path.display())]
+    /// Files that someone else wrote.
+    #[error(
+        "{} not written by nodecert; set replace = true to have it replaced (a backup is kept), or move it away",
+        were(paths)
+    )]
     Foreign {
-        /// Its path.
-        path: PathBuf,
+        /// Their paths, at least one.
+        paths: Vec<PathBuf>,
     },
     /// A file that the configuration or the caller names and that is not there.
     #[error("there is no file {}, which {by} names", path.display())]
@@ -99,6 +102,11 @@ impl DiskError {
         let Self::Root(RootError::Io { source, .. }) = self else { return false };
         source.kind() != ErrorKind::PermissionDenied
     }
+}
+
+fn were(paths: &[PathBuf]) -> String {
+    let shown: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
+    format!("{} {}", shown.join(", "), if paths.len() > 1 { "were" } else { "was" })
 }
 
 fn holder(pid: Option<&u32>) -> String {

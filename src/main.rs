@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 use nodecert::ca;
-use nodecert::cli::{Cli, Command, Format};
+use nodecert::cli::{Cli, Command, Format, Global};
 use nodecert::clock::Clock;
 use nodecert::facts::{self, Host};
 use nodecert::man;
@@ -16,11 +16,11 @@ use nodecert::report::{Action, Exit, Report};
 use nodecert::root::Root;
 use nodecert::run::{self, Ask, Error, World};
 use nodecert::sandbox::Sandbox;
-use nodecert::setting::chain;
+use nodecert::setting::{RETOLD, chain};
 use nodecert::stop::Stop;
 use tracing::{Level, error, info};
 use tracing_subscriber::Layer;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -38,7 +38,7 @@ fn main() -> ExitCode {
     seal();
     let cli = Cli::parse();
     let live = cli.global.root.as_os_str() == "/";
-    start_logging(cli.global.verbose, live);
+    start_logging(&cli.global, live);
     match answer(&cli, live) {
         Ok(code) => ExitCode::from(code),
         Err(failed) => {
@@ -266,11 +266,12 @@ fn is_plugin(cli: &Cli) -> bool {
 }
 
 /// To journald with priorities and fields; to a terminal for a person; else with time stamps.
-fn start_logging(verbose: u8, live: bool) {
-    let level = [Level::INFO, Level::DEBUG, Level::TRACE][usize::from(verbose.min(2))];
-    let ours = Targets::new().with_target("nodecert", level);
-    let registry = tracing_subscriber::registry().with(live.then_some(Progress)).with(ours);
+fn start_logging(global: &Global, live: bool) {
+    let level = [Level::INFO, Level::DEBUG, Level::TRACE][usize::from(global.verbose.min(2))];
     let journal = under_journald().then(tracing_journald::layer).and_then(Result::ok);
+    let retold = if journal.is_none() && is_report_read(global) { LevelFilter::OFF } else { level.into() };
+    let ours = Targets::new().with_target("nodecert", level).with_target(RETOLD, retold);
+    let registry = tracing_subscriber::registry().with(live.then_some(Progress)).with(ours);
     let journal = journal.map(|layer| layer.with_field_prefix(Some("NODECERT".to_owned())));
     let terminal = std::io::stderr().is_terminal();
     // Names stand in the messages; the fields are for the journal.
@@ -287,6 +288,14 @@ fn start_logging(verbose: u8, live: bool) {
         }
         None => registry.with(lines.with_ansi(false)).init(),
     }
+}
+
+/// Whether what is said at the end is for a person, and is not thrown away as in a crontab.
+fn is_report_read(global: &Global) -> bool {
+    use nix::sys::stat::{fstat, makedev};
+    // null(4)
+    let is_null = || fstat(std::io::stdout()).is_ok_and(|stat| stat.st_rdev == makedev(1, 3));
+    global.verbose == 0 && global.format == Format::Text && !is_null()
 }
 
 /// Whether no one but the journal hears us, so that each thing is to be said once.

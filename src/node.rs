@@ -32,6 +32,8 @@ pub struct Node {
     pub cluster: Option<Cluster>,
     /// The certificates and keepsakes of each component, for `status --usable COMPONENT`.
     pub components: BTreeMap<String, Vec<Name>>,
+    /// Whose the files of components are, and what is made once for them.
+    pub tables: BTreeMap<PathBuf, String>,
 }
 
 impl Node {
@@ -210,6 +212,7 @@ impl Expanding<'_> {
                 Ok(keepsakes) => {
                     let names = keepsakes.iter().map(|keepsake| keepsake.name.clone());
                     self.node.components.entry(table.name.to_owned()).or_default().extend(names);
+                    self.whose(table.name, keepsakes.iter().flat_map(Keepsake::paths));
                     self.node.keepsakes.extend(keepsakes);
                 }
                 Err(faults) => self.faults.extend(faults),
@@ -220,10 +223,17 @@ impl Expanding<'_> {
     fn component_files(&mut self) {
         for table in self.config.components.tables() {
             match table.component.files(table.around(self.around), &self.node.certificates) {
-                Ok(files) => self.node.files.extend(files),
+                Ok(files) => {
+                    self.whose(table.name, files.iter().map(|file| file.path.as_path()));
+                    self.node.files.extend(files);
+                }
                 Err(faults) => self.faults.extend(faults),
             }
         }
+    }
+
+    fn whose<'p>(&mut self, table: &str, paths: impl Iterator<Item = &'p Path>) {
+        self.node.tables.extend(paths.map(|path| (path.to_owned(), table.to_owned())));
     }
 
     fn files(&mut self) {

@@ -208,7 +208,7 @@ impl Report {
     pub fn done(&self) -> String {
         let failed = self.troubles().count();
         let sum = if failed > 0 { format!("not done: {failed} failed") } else { self.sum() };
-        self.lines(Action::past) + &sum + "\n"
+        self.lines(Action::past, "failed") + &sum + "\n"
     }
 
     fn sum(&self) -> String {
@@ -238,14 +238,14 @@ impl Report {
 
     /// What `plan` says.
     pub fn plan(&self) -> String {
-        let mut text = self.lines(Action::future);
+        let mut text = self.lines(Action::future, "blocked");
         if self.is_idle() {
             text.push_str("nothing to do: everything is as configured\n");
         }
         text
     }
 
-    fn lines(&self, words: fn(Action) -> (&'static str, &'static str)) -> String {
+    fn lines(&self, words: fn(Action) -> (&'static str, &'static str), not_done: &str) -> String {
         let certificates = self
             .certificates
             .iter()
@@ -257,7 +257,7 @@ impl Report {
         let width = rows.iter().map(|(_, name, ..)| name.chars().count()).max().unwrap_or(0);
         let (mut text, mut said) = (String::new(), BTreeMap::new());
         for (word, name, reason, trouble) in &rows {
-            let verb = trouble.map_or(*word, |_| "failed");
+            let verb = trouble.map_or(*word, |_| not_done);
             let why = trouble.map(|trouble| said_once(&mut said, name, &trouble.message));
             let _ = writeln!(text, "{verb:<9} {name:<width$}  {}", why.as_ref().unwrap_or(reason));
         }

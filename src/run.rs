@@ -8,13 +8,16 @@
 //! ```
 
 mod begin;
+mod blame;
 mod dated;
 mod failure;
 mod farewell;
+mod foresee;
 mod hour;
 mod keep;
 mod lines;
 mod load;
+mod machine;
 mod obtain;
 mod owed;
 mod serve;
@@ -23,6 +26,7 @@ mod signers;
 mod spent;
 mod steady;
 mod survey;
+mod told;
 mod turn;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,7 +42,7 @@ use crate::ca::{Ca, Deadline};
 use crate::clock::Clock;
 use crate::disk::{self, DiskError};
 use crate::facts::{self, Facts};
-use crate::report::{Exit, FileLine, LastRun, OwedLine, Report};
+use crate::report::{Exit, FileLine, LastRun, Report};
 use crate::root::Root;
 use crate::setting::{Name, chain};
 use crate::stop::Stop;
@@ -50,6 +54,7 @@ pub use farewell::{decommission, revoke};
 pub use load::detect;
 use owed::Debt;
 pub use survey::{Survey, survey};
+pub use told::{plan, status};
 
 /// Bytes; no configuration, template or CA file is larger.
 const TEXT: usize = 1024 * 1024;
@@ -124,58 +129,6 @@ async fn bring(world: &World, ask: &Ask) -> Result<(Report, Facts), Error> {
         lock.release();
     }
     Ok((report, survey.facts))
-}
-
-/// What `run` would do, unless it would do nothing at all.
-pub fn plan(survey: &Survey, world: &World, only: &[Name]) -> Result<Report, Error> {
-    if let Some(since) = begin::said_out(world) {
-        return Err(Error::Decommissioned(since));
-    }
-    status(survey, world, only)
-}
-
-/// What is there and what `run` would do about it, without doing it.
-pub fn status(survey: &Survey, world: &World, only: &[Name]) -> Result<Report, Error> {
-    told(survey, world, only, Vec::new())
-}
-
-/// The same, where some files have just been looked at.
-fn told(survey: &Survey, world: &World, only: &[Name], seen: Vec<FileLine>) -> Result<Report, Error> {
-    let asked = survey.asked(only)?;
-    let chosen = survey.node.certificates.values().filter(|certificate| asked.contains(&certificate.name));
-    let seen: BTreeMap<_, _> = seen.into_iter().map(|line| (line.path.clone(), line)).collect();
-    let line = |path: &Path, look: &dyn Fn() -> FileLine| seen.get(path).cloned().unwrap_or_else(look);
-    let look = |keepsake| {
-        keep::lines(world, keepsake).into_iter().map(|found| line(&found.path, &|| found.clone())).collect()
-    };
-    let trusts = survey.node.trusts.iter();
-    let mut files: Vec<_> =
-        trusts.map(|trust| line(&trust.path, &|| survey.trust_line(world, trust))).collect();
-    let keepsakes = survey.node.keepsakes.iter();
-    files.extend(keepsakes.flat_map(|keepsake| {
-        let known: Option<Vec<_>> = keepsake.paths().map(|path| seen.get(path).cloned()).collect();
-        known.unwrap_or_else(|| look(keepsake))
-    }));
-    let rendered = survey.node.files.iter();
-    files.extend(rendered.map(|file| line(&file.path, &|| survey.file_line(world, file))));
-    if !only.is_empty() {
-        let concerned = survey.concerned(&asked);
-        files.retain(|line| concerned.contains(line.path.as_path()));
-    }
-    let (owed, mut notes) = match owed::read(&world.root, &survey.node) {
-        Ok(debts) => (owed::deeds(&debts), Vec::new()),
-        Err(error) => (BTreeSet::new(), vec![format!("what is owed is not known: {}", chain(&error))]),
-    };
-    let decommissioned = begin::said_out(world);
-    notes.extend(decommissioned.clone().map(|since| Error::Decommissioned(since).to_string()));
-    Ok(Report {
-        certificates: chosen.map(|certificate| survey.line(certificate)).collect(),
-        files,
-        owed: owed.iter().map(|deed| OwedLine { deed: deed.to_string(), trouble: None }).collect(),
-        notes: [notes, survey.notes()].concat(),
-        last_run: None,
-        decommissioned,
-    })
 }
 
 /// How the last run since the boot ended; `None` also where that is not ours to read.

@@ -357,6 +357,10 @@ pub fn is_shown(c: char) -> bool {
     !c.is_control() && !turns
 }
 
+/// The target of records that say what was said before, or will be in the report: the journal gets them all the same,
+/// and who has run it by hand is told once.
+pub const RETOLD: &str = "nodecert::retold";
+
 /// An error and its causes, once, joined by colons.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

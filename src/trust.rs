@@ -10,7 +10,7 @@ use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::clock::from_seconds;
+use crate::clock::{at, from_seconds};
 use crate::key::pem_block;
 use crate::setting::is_shown;
 
@@ -162,6 +162,18 @@ pub enum TrustError {
     /// Too many of them to be meant.
     #[error("more than {MAX_ANCHORS} CA certificates")]
     TooMany,
+    /// None of them is valid any more.
+    #[error(
+        "{name:?} in it expired {when}, and this host's clock says {now}; put the CA's present certificate there, or set the clock"
+    )]
+    Expired {
+        /// One of them.
+        name: String,
+        /// When, RFC 3339.
+        when: String,
+        /// What time it is said to be, RFC 3339.
+        now: String,
+    },
     /// A certificate that may not sign others.
     #[error("{0} is not a CA certificate (basic constraints, RFC 5280 section 4.2.1.9)")]
     NotCa(String),
@@ -275,6 +287,16 @@ impl Anchors {
     pub fn live(&self, now: SystemTime) -> Vec<TrustAnchor<'_>> {
         let alive = self.0.iter().filter(|der| not_after(der) >= now);
         alive.filter_map(|der| webpki::anchor_from_trusted_cert(der).ok()).collect()
+    }
+
+    /// The same anchors, if one at least has not expired.
+    pub fn in_time(self, now: SystemTime) -> Result<Self, TrustError> {
+        match self.expired(now).pop() {
+            Some((name, when)) if self.unexpired(now).0.is_empty() => {
+                Err(TrustError::Expired { name, when: at(when), now: at(now) })
+            }
+            _ => Ok(self),
+        }
     }
 
     /// Those that have expired, by name and time.

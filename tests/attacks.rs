@@ -310,7 +310,8 @@ fn one_place_that_has_become_read_only_keeps_nothing_from_the_others() {
         command.args(["--mount", "sh", "-c", script, "sh"]).arg(&plain).arg(env!("CARGO_BIN_EXE_nodecert"));
         trial::undisturbed(&mut command);
         let output = command.arg(site.root()).output().unwrap();
-        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        (output.status.code(), said)
     };
     let certificate = || fs::read(site.path("srv/web/pki/web.crt")).unwrap();
     // What the first leaves undone, the second finds and has to get past.

@@ -107,8 +107,10 @@ fn run_with_only_touches_and_names_nothing_else() {
     assert!(!host.path("etc/etcd/pki").exists());
     let component = host.nodecert("run --only etcd");
     assert!(component.out.contains("etcd-peer") && !component.out.contains("web "), "{}", component.out);
+    host.put("etc/nodecert/config.d/10-admin.toml", "[admin]\nca = \"lab\"\n");
     let unknown = host.nodecert("run --only wbe");
     assert_eq!(unknown.exit, 2);
+    assert_eq!(unknown.err.matches("admin").count(), 1, "its certificate has its name: {}", unknown.err);
     assert!(
         unknown.err.contains("no certificate or component wbe") && unknown.err.contains("web"),
         "{}",
@@ -346,12 +348,218 @@ fn trust_shows_what_a_server_presents_and_sends_it_nothing() {
             && shown.out.contains("tls.pins = [\"sha256:")
             && shown.out.contains("anchors.pins")
     );
+    assert!(!shown.out.contains("gone with its renewal"), "its CA stands above it: {}", shown.out);
     assert_eq!(fake.asked(), [format!("GET /v1/{}/ca_chain", fake::MOUNT)]);
     assert_eq!(host.nodecert("trust http://127.0.0.1:1").exit, 2);
     let nobody = host.nodecert("trust https://127.0.0.1:1");
     assert_eq!(nobody.exit, 75);
     assert!(nobody.err.contains("https://127.0.0.1:1") && !nobody.err.contains("reqwest"), "{}", nobody.err);
     assert!(nobody.err.contains("is it the right port? Vault listens on 8200"), "{}", nobody.err);
+}
+
+/// A host that asks the fake, with these changes to what is right.
+fn of_vault(fake: &fake::Fake, changes: &[(&str, &str)]) -> Host {
+    let host = Host::new();
+    let mut text = VAULT.to_owned();
+    for (from, to) in changes {
+        assert!(text.contains(from), "{from}");
+        text = text.replacen(from, to, 1);
+    }
+    for (from, to) in [("URL", fake.url.as_str()), ("MOUNT", fake::MOUNT), ("ROLE", fake::ROLE)] {
+        text = text.replace(from, to);
+    }
+    host.put("etc/nodecert/config.toml", &text);
+    host.put("etc/nodecert/vault-ca.pem", &fake.tls_pem());
+    host.put("etc/nodecert/token", fake::TOKEN);
+    fs::set_permissions(host.path("etc/nodecert/token"), fs::Permissions::from_mode(0o600)).unwrap();
+    host
+}
+
+const VAULT: &str = r#"[node]
+hostname = "node01"
+addresses = ["10.0.0.11"]
+[ca.etcd]
+tls.file = "/etc/nodecert/vault-ca.pem"
+anchors.published = true
+[ca.etcd.vault]
+urls = ["URL"]
+mount = "MOUNT"
+role = "ROLE"
+auth = [{ token = { file = "/etc/nodecert/token" } }]
+[certificate.web]
+ca = "etcd"
+common_name = "node01"
+dns = ["node01"]
+directory = "/etc/web/pki"
+"#;
+
+#[test]
+fn a_fault_names_the_setting_that_is_behind_it_and_where_it_stands() {
+    let fake = fake::Fake::start();
+    let role = ("role = \"ROLE\"\n", "");
+    for (changes, line, setting) in [
+        (vec![("URL", "https://127.0.0.1:1")], 8, "ca.etcd.vault.urls"),
+        (vec![("MOUNT", "nope")], 9, "ca.etcd.vault.mount"),
+        (vec![("ROLE", "nope")], 10, "ca.etcd.vault.role"),
+        (vec![role, ("ca = \"etcd\"\n", "ca = \"etcd\"\nrole = \"nope\"\n")], 13, "certificate.web.role"),
+        (
+            vec![
+                role,
+                (
+                    "[certificate.web]\n",
+                    "[etcd]\nca = \"etcd\"\nrole = \"nope\"\npeer_role = \"nope\"\ncluster = { node01 = \"10.0.0.11\" }\n[certificate.web]\nrole = \"ROLE\"\n",
+                ),
+            ],
+            14,
+            "etcd.peer_role",
+        ),
+        (vec![("vault-ca.pem", "none.pem")], 5, "ca.etcd.tls.file"),
+        (vec![("anchors.published = true", "anchors.file = \"/none.pem\"")], 6, "ca.etcd.anchors.file"),
+        (vec![("nodecert/token", "nodecert/none")], 11, "ca.etcd.vault.auth"),
+    ] {
+        let host = of_vault(&fake, &changes);
+        let run = host.nodecert("run --deadline 1s");
+        let place = format!("({}:{line}, {setting})", host.path("etc/nodecert/config.toml").display());
+        assert!(run.exit != 0 && run.out.contains(&place), "{place} in\n{}", run.out);
+    }
+}
+
+#[test]
+fn a_fault_is_told_once_by_hand_and_a_wait_when_it_begins() {
+    let fake = fake::Fake::start();
+    let count =
+        |answer: &Answer, part: &str| [&answer.out, &answer.err].map(|text| text.matches(part).count());
+    let refused = of_vault(&fake, &[("ROLE", "nope")]);
+    let (run, why) = (refused.nodecert("run"), "unknown role");
+    assert_eq!(count(&run, why), [1, 0], "{}{}", run.out, run.err);
+    assert_eq!(count(&refused.nodecert("run -v"), why), [1, 1]);
+    // Who reads JSON with a program reads the faults on stderr.
+    assert_eq!(count(&refused.nodecert("run --format json"), why), [1, 1]);
+
+    let away = of_vault(&fake, &[("URL", "https://127.0.0.1:1")]);
+    let waited = away.nodecert("run --deadline 3s");
+    assert_eq!(waited.exit, 75);
+    assert_eq!(count(&waited, "127.0.0.1:1: "), [1, 1], "{}{}", waited.out, waited.err);
+    assert!(away.nodecert("run --deadline 3s -v").err.matches("; next try in ").count() > 2);
+}
+
+#[test]
+fn plan_says_what_the_run_will_be_refused_for_all_at_once_and_names_the_table_of_replace() {
+    let fake = fake::Fake::start();
+    let web = (
+        "directory = \"/etc/web/pki\"\n",
+        "directory = \"/etc/web/pki\"\nfiles = { cert = \"web.crt\", key = \"web.key\", chain = \"chain.crt\" }\n[etcd]\nca = \"etcd\"\ncluster = { node01 = \"10.0.0.11\" }\n[file.motd]\npath = \"/etc/motd\"\ntemplate = \"/etc/motd.tpl\"\n",
+    );
+    let host = of_vault(&fake, &[web]);
+    for foreign in [
+        "etc/web/pki/web.crt",
+        "etc/web/pki/chain.crt",
+        "etc/etcd/etcd.yaml",
+        "etc/motd",
+        "etc/etcd/pki/peer.key",
+    ] {
+        host.put(foreign, "someone else's");
+    }
+    host.put("etc/motd.tpl", "{{ hostname }}");
+    let config = host.path("etc/nodecert/config.toml").display().to_string();
+    let shown = |below: &str| host.path(below).display().to_string();
+    let tables = [
+        (
+            format!("{}, {} were not", shown("etc/web/pki/chain.crt"), shown("etc/web/pki/web.crt")),
+            format!("({config}:12, certificate.web)"),
+        ),
+        (
+            format!("{} was not", shown("etc/etcd/pki/peer.key")),
+            "(in a table [certificate.etcd-peer])".to_owned(),
+        ),
+        (format!("{} was not", shown("etc/etcd/etcd.yaml")), format!("({config}:18, etcd)")),
+        (format!("{} was not", shown("etc/motd")), format!("({config}:21, file.motd)")),
+    ];
+    for (command, word) in [("plan", "blocked "), ("run", "failed ")] {
+        let said = host.nodecert(command);
+        assert_eq!(said.exit, 70, "{}", said.out);
+        for (foreign, table) in &tables {
+            let line = said
+                .out
+                .lines()
+                .find(|line| line.contains(foreign))
+                .unwrap_or_else(|| panic!("{foreign}: {}", said.out));
+            assert!(line.starts_with(word) && line.ends_with(table), "{table}: {line}");
+        }
+    }
+    assert_eq!(host.nodecert("plan --exit-code").exit, 3);
+    let plan = host.json("plan");
+    let web = plan["certificates"].as_array().unwrap().iter().find(|line| line["name"] == "web").unwrap();
+    assert_eq!((&web["action"], &web["exit"]), (&"blocked".into(), &70.into()));
+}
+
+#[test]
+fn plan_says_that_a_ca_file_is_missing_and_that_a_directory_is_read_only() {
+    let fake = fake::Fake::start();
+    let lost = of_vault(&fake, &[("vault-ca.pem", "none.pem")]);
+    let plan = lost.nodecert("plan");
+    assert_eq!(plan.exit, 75, "{}", plan.out);
+    let why = "names LOST, and there is no such file"
+        .replace("LOST", &lost.path("etc/nodecert/none.pem").display().to_string());
+    assert!(plan.out.starts_with("blocked   web") && plan.out.contains(&why), "{}", plan.out);
+    assert!(plan.out.contains("blocked   /etc/web/pki/ca.crt"), "{}", plan.out);
+
+    let host = of_vault(&fake, &[]);
+    fs::create_dir_all(host.path("etc/web")).unwrap();
+    let script = "mount --bind \"$1/etc/web\" \"$1/etc/web\" && mount -o remount,bind,ro \"$1/etc/web\" && exec \"$0\" --root \"$1\" plan";
+    let mut command = assert_cmd::Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script, env!("CARGO_BIN_EXE_nodecert")]).arg(host.root.path());
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(70), "{output:?}");
+    let why = format!("cannot write in {}", host.path("etc/web").display());
+    assert!(said.lines().all(|line| line.starts_with("blocked ")), "{said}");
+    assert!(said.contains(&why) && said.contains("Read-only file system"), "{said}");
+}
+
+/// A CA certificate whose time was over in 2001.
+fn expired_ca() -> String {
+    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.distinguished_name.push(rcgen::DnType::CommonName, "old CA");
+    (params.not_before, params.not_after) =
+        (rcgen::date_time_ymd(2000, 1, 1), rcgen::date_time_ymd(2001, 1, 1));
+    params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem()
+}
+
+#[test]
+fn a_ca_certificate_that_has_expired_is_said_with_its_file_and_date() {
+    let fake = fake::Fake::start();
+    let host = of_vault(&fake, &[]);
+    host.put("etc/nodecert/vault-ca.pem", &expired_ca());
+    let file = host.path("etc/nodecert/vault-ca.pem").display().to_string();
+    for command in ["plan", "run"] {
+        let said = host.nodecert(command);
+        assert_eq!(said.exit, 75, "{}", said.out);
+        let named = said.out.contains(&format!("tls.file names {file}"));
+        assert!(named && said.out.contains("old CA\" in it expired 2001-01-01T00:00:00Z"), "{}", said.out);
+    }
+    assert_eq!(fake.asked(), Vec::<String>::new(), "by what has expired no server is known");
+
+    let anchors = ("anchors.published = true", "anchors.file = \"/etc/nodecert/anchors.pem\"");
+    let host = of_vault(&fake, &[anchors]);
+    host.put("etc/nodecert/anchors.pem", &(fake.anchors_pem() + &expired_ca()));
+    let run = host.nodecert("run");
+    assert_eq!(run.exit, 0, "{}", run.out);
+    assert!(run.out.contains("note      CA etcd: \"C"), "{}", run.out);
+    assert!(run.out.contains("old CA\" expired 2001-01-01T00:00:00Z"), "{}", run.out);
+}
+
+/// A crontab that wants to hear of faults alone.
+#[test]
+fn a_report_that_no_one_reads_leaves_the_faults_on_stderr() {
+    let fake = fake::Fake::start();
+    let host = of_vault(&fake, &[("ROLE", "nope")]);
+    let shell = "exec \"$0\" --root \"$1\" run >/dev/null";
+    let mut command = assert_cmd::Command::new("sh");
+    command.args(["-c", shell, env!("CARGO_BIN_EXE_nodecert")]).arg(host.root.path());
+    let output = command.env_remove("JOURNAL_STREAM").output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("unknown role"), "{output:?}");
 }
 
 #[test]

@@ -19,7 +19,7 @@ use x509_parser::prelude::{FromDer, ParsedExtension, X509Certificate};
 use super::settings::{Faults, Server};
 use super::text::{said, server_url};
 use super::wire::{Answer, Body, Call, Wire};
-use super::{CaError, Deadline, Issued, Material, Request};
+use super::{CaError, Deadline, Issued, Material, Request, Setting};
 use crate::bundle::{Pair, Rejected, parse_chain};
 use crate::clock::Clock;
 use crate::https::Trust;
@@ -224,23 +224,28 @@ impl Cfssl {
     fn refused(&self, answer: &Answer, call: &Call<'_>) -> CaError {
         let said = said(&answer.body);
         let lower = said.to_ascii_lowercase();
-        let advice = ADVICE.iter().find(|(words, _)| lower.contains(words));
+        let advice = ADVICE.iter().find(|(words, ..)| lower.contains(words));
         CaError::Refused {
             ca: self.ca.clone(),
             asked: call.asked.to_owned(),
-            url: answer.url.clone(),
+            url: answer.url.as_str().into(),
             said: format!("{} {said}", answer.status.as_u16()),
-            advice: advice.map(|(_, advice)| (*advice).to_owned()).unwrap_or_default(),
+            advice: advice.map(|(_, _, advice)| (*advice).to_owned()).unwrap_or_default(),
+            setting: advice.map_or(Setting::Table, |(_, setting, _)| *setting),
         }
     }
 }
 
-/// What to do about an answer: words in it (lower case), advice.
-const ADVICE: [(&str, &str); 4] = [
-    ("invalid token", "`key` is not the auth key of that profile in cfssl's configuration"),
-    ("label", "`label` names none of that server's signers"),
-    ("profile", "see `profile` of this CA and `role` of the certificate"),
-    ("policy", "see `profile` of this CA and `role` of the certificate, and what that profile admits"),
+/// What to do about an answer: words in it (lower case), setting, advice.
+const ADVICE: [(&str, Setting, &str); 4] = [
+    ("invalid token", Setting::Auth, "`key` is not the auth key of that profile in cfssl's configuration"),
+    ("label", Setting::Label, "`label` names none of that server's signers"),
+    ("profile", Setting::Role, "see `profile` of this CA and `role` of the certificate"),
+    (
+        "policy",
+        Setting::Role,
+        "see `profile` of this CA and `role` of the certificate, and what that profile admits",
+    ),
 ];
 
 /// The authority key identifier as cfssl's database has it: hexadecimal, lower case.

@@ -41,11 +41,13 @@ pub enum CaError {
         /// What was to be done.
         asked: String,
         /// Who said no.
-        url: String,
+        url: Box<str>,
         /// Its status and words.
         said: String,
         /// What to do next, where we know it.
         advice: String,
+        /// What is the likeliest to be wrong in the configuration.
+        setting: Setting,
     },
     /// Its server is not the one that the configuration trusts.
     #[error("CA {ca}: {url} is not trusted: {why}")]
@@ -123,11 +125,41 @@ pub enum CaError {
     },
 }
 
+/// What of a CA's configuration an error is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "they say themselves")]
+pub enum Setting {
+    Table,
+    Urls,
+    Mount,
+    Role,
+    Label,
+    Auth,
+    Tls,
+    TlsFile,
+    Anchors,
+    AnchorsFile,
+}
+
 fn then(advice: &str) -> String {
     if advice.is_empty() { String::new() } else { format!("; {advice}") }
 }
 
 impl CaError {
+    /// The CA, and the setting of it that may be wrong; none where no setting is.
+    pub fn setting(&self) -> Option<(&Name, Setting)> {
+        match self {
+            Self::Temporary { ca, .. } | Self::BadAnswer { ca, .. } => Some((ca, Setting::Urls)),
+            Self::Refused { ca, setting, .. } => Some((ca, *setting)),
+            Self::Untrusted { ca, .. } => Some((ca, Setting::Tls)),
+            Self::Exchanged { ca, .. } | Self::NoLogin { ca, .. } | Self::NoSecret { ca, .. } => {
+                Some((ca, Setting::Auth))
+            }
+            Self::Unusable { ca, .. } => Some((ca, Setting::Table)),
+            Self::Clock { .. } | Self::Pending { .. } | Self::Taken { .. } => None,
+        }
+    }
+
     /// Whether the fault lies on this host.
     pub fn is_fault(&self) -> bool {
         matches!(self, Self::Unusable { .. })

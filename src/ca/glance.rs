@@ -14,7 +14,7 @@ use super::text::parse_url;
 use crate::bundle::{Leaf, parse_chain};
 use crate::clock::at;
 use crate::https::{bounded, client, root_cause};
-use crate::trust::Pin;
+use crate::trust::{Anchors, Pin};
 
 /// A look is not worth a longer wait.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -106,6 +106,9 @@ impl Presented {
         }
         // A leaf is renewed; the topmost certificate that is presented stays longest.
         if let Some(top) = self.server.last() {
+            if Anchors::new(vec![top.clone()]).is_err() {
+                text += "#\n# It is the server's own, and gone with its renewal: tls.file with the CA that signed it stays right.\n";
+            }
             text += &format!("tls.pins = [\"{}\"]\n", Pin::of(top));
         }
         if self.published.is_empty() && !self.is_puppet {
@@ -184,5 +187,26 @@ impl ServerCertVerifier for Recorder {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pin_of_what_is_renewed_comes_with_a_warning() {
+        let said = |ca: bool| {
+            let mut params = rcgen::CertificateParams::new(vec!["vault".to_owned()]).expect("names");
+            if ca {
+                params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+            }
+            let made =
+                params.self_signed(&rcgen::KeyPair::generate().expect("a key")).expect("a certificate");
+            let server = vec![made.der().clone()];
+            Presented { url: String::new(), server, published: Vec::new(), is_puppet: true }.lines()
+        };
+        let warning = "gone with its renewal";
+        assert!(said(false).contains(warning) && !said(true).contains(warning), "{}", said(true));
     }
 }

@@ -13,7 +13,7 @@ use tokio::sync::OnceCell;
 
 use super::text::said;
 use super::wire::{Answer, Body, Call, Wire};
-use super::{CaError, Deadline, Issued, Material, Renewal, Request};
+use super::{CaError, Deadline, Issued, Material, Renewal, Request, Setting};
 use crate::bundle::{Bundle, Leaf, parse_chain};
 use crate::clock::Clock;
 use crate::https::Trust;
@@ -259,9 +259,10 @@ impl Puppet {
         CaError::Refused {
             ca: self.ca.clone(),
             asked: call.asked.to_owned(),
-            url: answer.url.clone(),
+            url: answer.url.as_str().into(),
             said: format!("{status} {said}"),
             advice: advice.map(|(_, _, advice)| (*advice).to_owned()).unwrap_or_default(),
+            setting: Setting::Table,
         }
     }
 

@@ -137,13 +137,13 @@ impl Vault {
         );
         match self.checked(&self.wire, &call).await {
             Ok(_) => Ok(()),
-            Err(CaError::Refused { ca, asked, url, said, advice }) => {
+            Err(CaError::Refused { ca, asked, url, said, advice, setting }) => {
                 let advice = [advice, by_hand]
                     .into_iter()
                     .filter(|part| !part.is_empty())
                     .collect::<Vec<_>>()
                     .join("; ");
-                Err(Arc::new(CaError::Refused { ca, asked, url, said, advice }))
+                Err(Arc::new(CaError::Refused { ca, asked, url, said, advice, setting }))
             }
             Err(error) => Err(Arc::new(error)),
         }
@@ -226,12 +226,14 @@ impl Vault {
             return Ok(answer);
         }
         let said = said(&answer.body);
+        let (advice, setting) = advice::of(answer.status.as_u16(), &said, call, &self.settings.mount);
         Err(CaError::Refused {
             ca: self.ca.clone(),
             asked: call.asked.to_owned(),
-            advice: advice::of(answer.status.as_u16(), &said, call, &self.settings.mount),
+            advice,
+            setting,
             said: format!("{} {said}", answer.status.as_u16()),
-            url: answer.url,
+            url: answer.url.into(),
         })
     }
 

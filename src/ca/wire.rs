@@ -1,5 +1,6 @@
 //! HTTP to a CA's server: bounded in time and size, over one connection, failing over and coming back.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::time::Duration;
 
@@ -7,15 +8,16 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap, LOCATION};
 use reqwest::{Client, Method, StatusCode, Url};
 use serde_json::Value;
 use tokio::sync::Mutex;
+use tracing::warn;
 
 use super::text::{date, retry_after, said};
-use super::{Backoff, CaError, Deadline, Server};
+use super::{Backoff, CaError, Deadline, Server, Setting};
 use crate::bundle::Bundle;
 use crate::clock::Clock;
 use crate::https::{
     Distrust, MAX_BODY, Trust, Unread, alert, bounded, client, client_config, lack, root_cause,
 };
-use crate::setting::Name;
+use crate::setting::{Name, RETOLD};
 
 const REQUEST: Duration = Duration::from_secs(30);
 
@@ -30,6 +32,8 @@ pub(super) struct Wire {
     shows_identity: bool,
     /// Which URL answered last: there the next request begins.
     turn: Mutex<usize>,
+    /// Why it is waited for, as was said last.
+    waits: RefCell<String>,
 }
 
 /// One thing to ask.
@@ -102,6 +106,7 @@ impl Wire {
             deadline,
             shows_identity: identity.is_some(),
             turn: Mutex::new(0),
+            waits: RefCell::default(),
         })
     }
 
@@ -119,8 +124,18 @@ impl Wire {
             let Some(wait) = backoff.next(why.after, left, entropy()) else {
                 return Err(self.gave_up(call, why));
             };
-            tracing::warn!(ca = %self.ca, wait_s = wait.as_secs_f64(), "CA {}: cannot {} yet: {}; next try in {:.1} s", self.ca, call.asked, why.text, wait.as_secs_f64());
+            self.say(call, &why.text, wait);
             tokio::time::sleep(wait).await;
+        }
+    }
+
+    fn say(&self, call: &Call<'_>, why: &str, wait: Duration) {
+        let (ca, asked, left) = (&self.ca, call.asked, self.deadline.left().as_secs());
+        let wait = wait.as_secs_f64();
+        if self.waits.replace(why.to_owned()) == why {
+            warn!(target: RETOLD, %ca, wait_s = wait, "CA {ca}: cannot {asked} yet: {why}; next try in {wait:.1} s");
+        } else {
+            warn!(%ca, wait_s = wait, "CA {ca}: cannot {asked} yet: {why}; next try in {wait:.1} s, and so on for {left} s");
         }
     }
 
@@ -201,8 +216,9 @@ impl Wire {
             return Trouble::Final(CaError::Refused {
                 ca: self.ca.clone(),
                 asked: call.asked.to_owned(),
-                url: url.to_owned(),
+                url: url.into(),
                 said: format!("TLS alert {alert}"),
+                setting: Setting::Auth,
                 advice: "it does not accept the certificate of this host: does the auth method trust its CA?"
                     .to_owned(),
             });
@@ -238,8 +254,9 @@ impl Wire {
         CaError::Refused {
             ca: self.ca.clone(),
             asked: call.asked.to_owned(),
-            url: url.to_owned(),
+            url: url.into(),
             said: format!("{} redirect to {host}", status.as_u16()),
+            setting: Setting::Urls,
             advice: format!(
                 "redirects are not followed, a secret could go astray; if {host} is the CA, write that as its URL"
             ),

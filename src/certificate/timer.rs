@@ -22,7 +22,7 @@ pub fn too_short(lifetime: Duration, interval: Duration) -> Option<String> {
         return Some(format!("a lifetime of {said} is too short for a timer; ask for 3 minutes or more"));
     };
     Some(format!(
-        "a lifetime of {said} needs three runs of the timer, which runs every {every}; put the lines \"[Timer]\", \"OnCalendar=\", \"OnBootSec=5min\", \"OnCalendar={calendar}\", \"RandomizedDelaySec={length}\" into /etc/systemd/system/nodecert-renew.timer.d/interval.conf, and interval = \"{length}\" into [node]"
+        "a lifetime of {said}, and three runs of the timer, which runs every {every}, must fit into it; put the lines \"[Timer]\", \"OnCalendar=\", \"OnBootSec=5min\", \"OnCalendar={calendar}\", \"RandomizedDelaySec={length}\" into /etc/systemd/system/nodecert-renew.timer.d/interval.conf, and interval = \"{length}\" into [node]"
     ))
 }
 

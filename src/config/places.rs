@@ -76,7 +76,13 @@ impl Sources {
         faults.sort_by_key(|fault| fault.span.as_ref().map_or(usize::MAX, |span| span.start));
         faults.dedup();
         let lines = faults.iter().take(MAX_FAULTS);
-        Faults(lines.map(|fault| format!("{}{}", self.place(fault), one_line(&fault.message))).collect())
+        Faults(
+            lines
+                .map(|fault| {
+                    format!("{}{}{}", self.place(fault), one_line(&fault.message), meant(&fault.message))
+                })
+                .collect(),
+        )
     }
 
     /// What is no TOML comes first, and alone in its text: what else is wrong there seems so because of it.
@@ -88,6 +94,12 @@ impl Sources {
         Faults(found.into_iter().flat_map(|faults| faults.0).take(MAX_FAULTS).collect())
     }
 
+    pub(super) fn line(&self, span: &Range<usize>) -> Option<String> {
+        let (source, offset) = self.holding(span)?;
+        let before = source.text.get(..offset)?;
+        Some(format!("{}:{}", source.path.display(), before.matches('\n').count() + 1))
+    }
+
     fn place(&self, fault: &Fault) -> String {
         let Some((source, offset)) = fault.span.as_ref().and_then(|span| self.holding(span)) else {
             return String::new();
@@ -97,6 +109,44 @@ impl Sources {
         let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
         format!("{}:{line}:{column}: ", source.path.display())
     }
+}
+
+/// Keys that there were: with one that stands beside them, and what to do.
+const GONE: [(&str, &str, &str); 1] = [(
+    "api_server",
+    "generate",
+    "; it is no use here any more: leave it out, and write generate = \"HOST\" where `true` is not enough",
+)];
+
+/// What an unknown key was likely meant to be, of those that serde says were expected.
+fn meant(message: &str) -> String {
+    let mut names = message.split('`').skip(1).step_by(2);
+    let Some(unknown) = names.next().filter(|_| message.starts_with("unknown ")) else {
+        return String::new();
+    };
+    let there: Vec<_> = names.collect();
+    if let Some((_, _, advice)) = GONE.iter().find(|(key, by, _)| *key == unknown && there.contains(by)) {
+        return (*advice).to_owned();
+    }
+    let near = there.into_iter().map(|name| (distance(unknown, name), name)).min();
+    match near.filter(|(apart, name)| *apart <= 2 && *apart < name.len().min(unknown.len())) {
+        Some((_, name)) => format!("; did you mean `{name}`?"),
+        None => String::new(),
+    }
+}
+
+/// How many letters have to be put in, taken out or exchanged (Wagner and Fischer, 1974).
+fn distance(one: &str, other: &str) -> usize {
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (above, a) in one.bytes().enumerate() {
+        let mut corner = std::mem::replace(&mut row[0], above + 1);
+        for (at, b) in other.bytes().enumerate() {
+            let changed = corner + usize::from(a != b);
+            corner = row[at + 1];
+            row[at + 1] = changed.min(corner + 1).min(row[at] + 1);
+        }
+    }
+    row.last().copied().unwrap_or_default()
 }
 
 fn one_line(message: &str) -> String {

@@ -9,6 +9,7 @@
 //! under a bind mount.
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::time::SystemTime;
 
 use zeroize::Zeroizing;
@@ -298,18 +299,39 @@ pub fn prove_writable(root: &Root, certificate: &Certificate, adopted: bool) -> 
     Ok(Trial::begin(own_dir(&dir, &certificate.name)?, made)?)
 }
 
+/// What shows of that without changing anything; [`super::admit`] goes before it.
+pub fn may_commit(root: &Root, certificate: &Certificate, adopted: bool) -> Result<(), DiskError> {
+    let place = &certificate.place;
+    ids(root, &place.owner)?;
+    if let Some(dir) = root.dir(&place.directory)? {
+        consent(root, &dir, place, adopted)?;
+    }
+    may_write(root, &place.directory)
+}
+
+/// The same of a file of its own: whether its directory, or what it will be made in, takes anything.
+pub fn may_write(root: &Root, directory: &Path) -> Result<(), DiskError> {
+    for ancestor in directory.ancestors() {
+        if let Some(dir) = root.dir_to_write(ancestor)? {
+            return Ok(dir.takes_files()?);
+        }
+    }
+    Ok(())
+}
+
 /// Whether what stands at the fixed names may be replaced.
 pub(super) fn consent(root: &Root, dir: &Dir, place: &Place, adopted: bool) -> Result<(), DiskError> {
+    let mut paths = Vec::new();
     for file in files(place) {
         let of_pair = file == place.cert || file == place.key;
         match stands(root, dir, place, file)? {
             Stands::Directory => return Err(DiskError::InTheWay { path: dir.shown(file) }),
             Stands::Foreign if place.replace || (adopted && of_pair) => {}
-            Stands::Foreign => return Err(DiskError::Foreign { path: dir.shown(file) }),
+            Stands::Foreign => paths.push(dir.shown(file)),
             Stands::Nothing | Stands::Ours => {}
         }
     }
-    Ok(())
+    if paths.is_empty() { Ok(()) } else { Err(DiskError::Foreign { paths }) }
 }
 
 /// A file as large as a pair with its chain, that was written to see whether one can be.

@@ -208,7 +208,7 @@ impl Wanted<'_> {
     fn foreign(&self, root: &Root) -> Result<Difference, DiskError> {
         match self.replace {
             true => Ok(Difference::Content { foreign: true }),
-            false => Err(DiskError::Foreign { path: root.shown(self.path) }),
+            false => Err(DiskError::Foreign { paths: vec![root.shown(self.path)] }),
         }
     }
 }

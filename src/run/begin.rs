@@ -15,8 +15,9 @@ use super::survey::{Survey, survey};
 use super::{Ask, Run, World};
 use crate::ca::Deadline;
 use crate::disk::{self, DiskError, Lock};
+use crate::plan::Verdict;
 use crate::report::FileLine;
-use crate::setting::Name;
+use crate::setting::{Name, chain};
 
 /// Another run that does not end by then is worth a word (exit 75).
 const LOCK_WAIT: Duration = Duration::from_secs(60);
@@ -80,5 +81,36 @@ pub(super) async fn lock(world: &World, ask: &Ask) -> Result<Lock, Error> {
             }
             lock => return lock.map_err(Error::Disk),
         }
+    }
+}
+
+impl Run<'_> {
+    /// What goes before everything else: whose directories may be written in, what an earlier run left, and what
+    /// is to be known of this host by the next.
+    fn take_up(&self, survey: &Survey, was_left: bool) -> Result<(), DiskError> {
+        disk::admit(self.root(), &survey.node);
+        if was_left {
+            self.clear_up(survey)?;
+        }
+        self.remember_machine(survey)?;
+        self.remember_facts(survey)
+    }
+
+    /// Removes what a run that did not come to its end has left: drafts, and requests that were answered. What
+    /// is still to be answered stays, to be asked again as it is.
+    pub(super) fn clear_up(&self, survey: &Survey) -> Result<(), DiskError> {
+        for unswept in disk::sweep(self.root(), &survey.node) {
+            warn!("what an earlier run may have left stays: {}", chain(&unswept));
+        }
+        for certificate in survey.node.certificates.values() {
+            let held = survey.verdicts.get(&certificate.name).and_then(Verdict::pair);
+            let Some(pair) = held else { continue };
+            let open = disk::pending(self.root(), &certificate.name)?;
+            // One that is half overwritten is none.
+            if open.is_none_or(|open| certificate.rotate_key && pair.leaf().is_of(&open.key)) {
+                disk::drop_pending(self.root(), &certificate.name)?;
+            }
+        }
+        Ok(())
     }
 }

@@ -117,6 +117,7 @@ pub(super) enum Failure {
 }
 
 impl Failure {
+    /// [`super::Survey::trouble`] says where its cause stands, too.
     pub(super) fn trouble(&self) -> Trouble {
         Trouble { message: chain(self), exit: self.exit() }
     }
@@ -124,6 +125,11 @@ impl Failure {
     /// What stays to be done because of it.
     pub(super) fn owed(&self, deed: &str) -> OwedLine {
         OwedLine { deed: deed.to_owned(), trouble: Some(self.trouble()) }
+    }
+
+    /// Whether someone else's file is in the way.
+    pub(super) fn is_foreign(&self) -> bool {
+        matches!(self, Self::Disk(error) if matches!(**error, DiskError::Foreign { .. }))
     }
 
     /// Whether it is for an operator to act first.
@@ -143,6 +149,8 @@ impl Failure {
             Self::Ca(_) | Self::Rejected { .. } | Self::Anchors { .. } => Exit::Refused,
             Self::ByHand(_) | Self::LocksOut { .. } => Exit::Refused,
             Self::NothingHeld => Exit::Fault,
+            // It may be the clock that is wrong.
+            Self::CaFile { source, .. } if matches!(**source, TrustError::Expired { .. }) => Exit::Temporary,
             Self::CaFile { .. } | Self::Render(_) | Self::Keepsake(_) => Exit::Config,
             Self::Disk(error) => exit_of(error),
             Self::Key(_) | Self::Local { .. } => Exit::Fault,

@@ -73,7 +73,7 @@ async fn give_up_all(world: &World, names: &[Name], ask: &Ask) -> Result<Farewel
     for name in survey.last_first().filter(|name| asked.contains(*name)) {
         match run.other_way_in(&survey, name) {
             Ok(()) => drop(run.give_up(&survey, name, &mut farewell).await),
-            Err(failure) => farewell.failed.push(failed(name, &failure)),
+            Err(failure) => farewell.failed.push(failed(&survey, name, &failure)),
         }
     }
     run.close().await;
@@ -151,7 +151,7 @@ impl Run<'_> {
                 farewell.left.push(format!("{name}: {command}"));
             }
             Err(failure) => {
-                farewell.failed.push(failed(name, &failure));
+                farewell.failed.push(failed(survey, name, &failure));
                 return false;
             }
         }
@@ -210,8 +210,8 @@ impl Run<'_> {
     }
 }
 
-fn failed(name: &Name, failure: &Failure) -> Trouble {
-    let Trouble { message, exit } = failure.trouble();
+fn failed(survey: &Survey, name: &Name, failure: &Failure) -> Trouble {
+    let Trouble { message, exit } = survey.trouble(failure, &["certificate", name.as_str()]);
     Trouble { message: format!("{name}: {message}"), exit }
 }
 

@@ -7,7 +7,6 @@ use tracing::{info, warn};
 use zeroize::Zeroizing;
 
 use super::failure::Failure;
-use super::lines::file_line;
 use super::survey::Survey;
 use super::{Run, World};
 use crate::certificate::Owner;
@@ -17,7 +16,7 @@ use crate::hooks;
 use crate::keepsake::{self, Form, Keepsake, Next, Origin, There, Unkept, Value};
 use crate::key::pem_block;
 use crate::report::{Action, FileLine};
-use crate::setting::{Mode, Name, Secret, chain};
+use crate::setting::{Mode, Name, RETOLD, Secret};
 
 impl Run<'_> {
     /// Brings each keepsake that is asked for to its place; a line for each of its files.
@@ -29,28 +28,32 @@ impl Run<'_> {
     }
 
     fn keep(&self, survey: &Survey, keepsake: &Keepsake) -> Vec<FileLine> {
-        let mut lines = lines(self.world, keepsake);
+        let mut lines = lines(survey, self.world, keepsake);
         let value = match self.value(keepsake) {
             Ok(value) => value,
             Err(failure) => {
-                warn!(keepsake = %keepsake.name, "{}", chain(&failure));
+                let trouble = survey.trouble(&failure, &survey.table_of(&keepsake.name, &keepsake.path));
+                warn!(target: RETOLD, keepsake = %keepsake.name, "{}", trouble.message);
                 for line in &mut lines {
                     (line.action, line.reason) =
                         (Action::Blocked, format!("waits for {}", keepsake.path.display()));
                 }
-                lines[0].trouble = Some(failure.trouble());
+                lines[0].trouble = Some(trouble);
                 return lines;
             }
         };
         let contents = contents(keepsake, &value);
         if matches!(keepsake.origin, Origin::Given(_)) {
             // What lay there, damaged or another, tells nothing of the files that this one has.
-            lines = lines_of(self.world, keepsake, &contents);
+            lines = lines_of(survey, self.world, keepsake, &contents);
         }
         for ((file, content), line) in contents.iter().zip(&mut lines) {
             match self.put(keepsake, file, content, survey) {
                 Ok(changed) => line.changed = changed,
-                Err(failure) => line.trouble = Some(failure.trouble()),
+                Err(failure) => {
+                    let table = survey.table_of(&keepsake.name, &file.path);
+                    line.trouble = Some(survey.trouble(&failure, &table));
+                }
             }
             if line.changed {
                 info!(path = %file.path.display(), "keepsake written");
@@ -103,8 +106,9 @@ impl Run<'_> {
 }
 
 /// What would be done, without asking the operator's secret.
-pub(super) fn lines(world: &World, keepsake: &Keepsake) -> Vec<FileLine> {
-    let line = |path: &Path, difference| file_line(keepsake.name.to_string(), path, difference);
+pub(super) fn lines(survey: &Survey, world: &World, keepsake: &Keepsake) -> Vec<FileLine> {
+    let table = survey.table_of(&keepsake.name, &keepsake.path);
+    let line = |path: &Path, difference| survey.line_of(keepsake.name.to_string(), path, difference, &table);
     let text = match disk::read_key(&world.root, &keepsake.path) {
         Ok(text) => text,
         Err(error) => return vec![line(&keepsake.path, Err(error.into()))],
@@ -116,14 +120,20 @@ pub(super) fn lines(world: &World, keepsake: &Keepsake) -> Vec<FileLine> {
             let damaged = Unkept::damaged(keepsake);
             vec![line(&keepsake.path, Err(Failure::Keepsake(damaged)))]
         }
-        Some(Some(value)) => lines_of(world, keepsake, &contents(keepsake, &value)),
+        Some(Some(value)) => lines_of(survey, world, keepsake, &contents(keepsake, &value)),
     }
 }
 
-fn lines_of(world: &World, keepsake: &Keepsake, contents: &[(File, Zeroizing<String>)]) -> Vec<FileLine> {
+fn lines_of(
+    survey: &Survey,
+    world: &World,
+    keepsake: &Keepsake,
+    contents: &[(File, Zeroizing<String>)],
+) -> Vec<FileLine> {
     let line = |(file, content): &(File, Zeroizing<String>)| {
         let difference = disk::differs(&world.root, file, content.as_bytes());
-        file_line(keepsake.name.to_string(), &file.path, difference.map_err(Failure::from))
+        let table = survey.table_of(&keepsake.name, &file.path);
+        survey.line_of(keepsake.name.to_string(), &file.path, difference.map_err(Failure::from), &table)
     };
     contents.iter().map(line).collect()
 }

@@ -13,7 +13,7 @@ use crate::node::{self, TrustFile};
 use crate::plan::{Reason, Verdict};
 use crate::render;
 use crate::report::{Action, CertificateLine, FileLine, Trouble};
-use crate::setting::{Name, Secret, chain};
+use crate::setting::{Name, Secret};
 use crate::trust::{AnchorSource, Anchors};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -35,7 +35,7 @@ impl Survey {
             None if !drift.is_empty() => (Action::Repair, drift.join("; ")),
             None => (Action::Keep, AS_CONFIGURED.to_owned()),
         };
-        let trouble = self.trouble(certificate);
+        let trouble = self.trouble_of(certificate);
         CertificateLine {
             name: certificate.name.clone(),
             ca: certificate.ca.clone(),
@@ -104,9 +104,10 @@ impl Survey {
     }
 
     /// What stands in the way before anyone is asked.
-    fn trouble(&self, certificate: &Certificate) -> Option<Trouble> {
+    fn trouble_of(&self, certificate: &Certificate) -> Option<Trouble> {
         let anchors = self.anchors.get(&certificate.ca).and_then(|known| known.as_ref().err());
-        self.unreadable.get(&certificate.name).or(anchors).map(Failure::trouble)
+        let failure = self.unreadable.get(&certificate.name).or(anchors)?;
+        Some(self.trouble(failure, &["certificate", certificate.name.as_str()]))
     }
 
     fn paths(&self, certificate: &Certificate) -> Vec<(&'static str, PathBuf)> {
@@ -130,30 +131,32 @@ impl Survey {
     }
 
     pub(super) fn trust_line(&self, world: &World, trust: &TrustFile) -> FileLine {
-        let difference = match self.trusted(trust) {
-            Some(anchors) => {
+        let difference = match self.trusted(trust).ok_or_else(|| self.unknown_anchors(trust)) {
+            Ok(anchors) => {
                 disk::trust_is(&world.root, &trust.path, &anchors, &Owner::default(), trust.replace)
                     .map_err(Failure::from)
             }
-            None => disk::present(&world.root, std::slice::from_ref(&trust.path)).map_err(Failure::from).map(
-                |there| {
+            Err(Some(failure)) => Err(failure.clone()),
+            Err(None) => disk::present(&world.root, std::slice::from_ref(&trust.path))
+                .map_err(Failure::from)
+                .map(|there| {
                     let why = if there.is_empty() {
                         disk::ABSENT
                     } else {
                         "the CA's certificates are not known yet"
                     };
                     Some(why.to_owned())
-                },
-            ),
+                }),
         };
-        file_line("ca".to_owned(), &trust.path, difference)
+        self.line_of("ca".to_owned(), &trust.path, difference, &table_of(trust))
     }
 
     pub(super) fn file_line(&self, world: &World, file: &File) -> FileLine {
         let difference = self
             .rendered(world, file)
             .and_then(|text| Ok(disk::differs(&world.root, file, text.as_bytes())?));
-        let mut line = file_line(file.name.to_string(), &file.path, difference);
+        let table = self.table_of(&file.name, &file.path);
+        let mut line = self.line_of(file.name.to_string(), &file.path, difference, &table);
         let waits: Vec<_> =
             file.needs.iter().filter(|need| self.bundle(need).is_none()).map(Name::as_str).collect();
         if !waits.is_empty() && line.action != Action::Keep {
@@ -191,12 +194,36 @@ impl Survey {
             },
             Content::Template(path) => match disk::read_text(&world.root, path, TEXT)? {
                 Some((text, _)) => text,
-                None => return Err(DiskError::Missing { path: path.clone(), by: "`template`" }.into()),
+                None => {
+                    let path = world.root.shown(path);
+                    return Err(DiskError::Missing { path, by: "`template`" }.into());
+                }
             },
             _ => String::new(),
         };
         let rendered = render::render(content, &template, &node::scope(&self.facts));
         rendered.map(Zeroizing::new).map_err(|error| Failure::Render(Arc::new(error)))
+    }
+
+    /// The line of a file that differs so from what is wanted.
+    pub(super) fn line_of(
+        &self,
+        name: String,
+        path: &Path,
+        difference: Result<Option<String>, Failure>,
+        table: &[&str],
+    ) -> FileLine {
+        let (action, reason, trouble) = match difference {
+            Ok(None) => (Action::Keep, AS_CONFIGURED.to_owned(), None),
+            Ok(Some(why)) if why == disk::ABSENT => (Action::Obtain, why, None),
+            Ok(Some(why)) => (Action::Repair, why, None),
+            Err(failure @ Failure::Waits(_)) => (Action::Obtain, failure.to_string(), None),
+            Err(failure) => {
+                let trouble = self.trouble(&failure, table);
+                (Action::Blocked, trouble.message.clone(), Some(trouble))
+            }
+        };
+        FileLine { name, path: path.to_owned(), action, reason, changed: false, trouble }
     }
 
     fn filled(&self, world: &World, fill: &Fill) -> Result<Secret, Failure> {
@@ -225,13 +252,7 @@ impl Survey {
     }
 }
 
-pub(super) fn file_line(name: String, path: &Path, difference: Result<Option<String>, Failure>) -> FileLine {
-    let (action, reason, trouble) = match difference {
-        Ok(None) => (Action::Keep, AS_CONFIGURED.to_owned(), None),
-        Ok(Some(why)) if why == disk::ABSENT => (Action::Obtain, why, None),
-        Ok(Some(why)) => (Action::Repair, why, None),
-        Err(failure @ Failure::Waits(_)) => (Action::Obtain, failure.to_string(), None),
-        Err(failure) => (Action::Blocked, chain(&failure), Some(failure.trouble())),
-    };
-    FileLine { name, path: path.to_owned(), action, reason, changed: false, trouble }
+/// The table that says what lies in a trust file, as far as one does.
+pub(super) fn table_of(trust: &TrustFile) -> Vec<&str> {
+    ["certificate"].into_iter().chain(trust.certificates.first().map(Name::as_str)).collect()
 }

@@ -7,12 +7,10 @@ use crate::ca;
 use crate::config::{self, Config, Faults, Text};
 use crate::disk::{self, DiskError};
 use crate::facts::{self, Facts};
-use crate::node::Node;
 use crate::root::Root;
 use crate::setting::Name;
-use crate::trust::{AnchorSource, Anchors};
+use crate::trust::{AnchorSource, Anchors, TrustError};
 use std::cell::Cell;
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -38,7 +36,7 @@ fn texts(root: &Root) -> Result<Vec<Text>, Error> {
     let mut texts = Vec::new();
     for path in paths {
         if let Some((text, private)) = disk::read_text(root, &path, TEXT).map_err(Error::Disk)? {
-            texts.push(Text { path, text, private });
+            texts.push(Text { path: root.shown(&path), text, private });
         }
     }
     if texts.is_empty() {
@@ -81,28 +79,6 @@ pub fn detect(world: &World) -> Result<Facts, Error> {
     }
 }
 
-/// The machine that the state was made on.
-pub(super) const MACHINE: &str = "machine-id";
-/// The certificates that are still another machine's, a line each.
-pub(super) const CLONED: &str = "cloned";
-
-/// Whether the state is said to be this machine's, and what is not. State that was made on another machine came here
-/// by copying a disk: its keys are someone else's too.
-pub(super) fn cloned(root: &Root, facts: &Facts, node: &Node) -> (bool, BTreeSet<Name>) {
-    // What cannot be read here is the trouble of each certificate below.
-    let read = |state| disk::read_state(root, state).ok().flatten();
-    let names = node.certificates.keys();
-    match (&facts.machine_id, read(MACHINE)) {
-        (Some(here), Some(made)) if made.trim() != here.value => (false, names.cloned().collect()),
-        (Some(_), Some(_)) => {
-            let listed = read(CLONED).unwrap_or_default();
-            let listed = |name: &&Name| listed.lines().any(|line| line == name.as_str());
-            (true, names.filter(listed).cloned().collect())
-        }
-        _ => (false, BTreeSet::new()),
-    }
-}
-
 pub(super) fn authority_state(ca: &Name) -> String {
     format!("ca/{ca}/authority.pem")
 }
@@ -141,7 +117,7 @@ pub(super) fn known_anchors(
         Ok::<_, Failure>(disk::read_state(root, state)?.and_then(|text| Anchors::parse(text.as_bytes()).ok()))
     };
     match ca.anchors() {
-        Some(AnchorSource::File(path)) => anchors_of_file(root, name, path).map(Some),
+        Some(AnchorSource::File(path)) => ca_file(root, name, "anchors.file", path, Ok).map(Some),
         Some(AnchorSource::Pins(pins)) => {
             let known = kept(&anchor_state(name))?;
             Ok(known.and_then(|known| Anchors::pinned(known.certificates(), pins).ok()))
@@ -151,15 +127,25 @@ pub(super) fn known_anchors(
     }
 }
 
-fn anchors_of_file(root: &Root, name: &Name, path: &Path) -> Result<Anchors, Failure> {
-    let (ca, key, path) = (name.clone(), "anchors.file", path.to_owned());
-    match disk::read_text(root, &path, TEXT)? {
-        Some((text, _)) => Anchors::parse(text.as_bytes()).map_err(|source| Failure::CaFile {
-            ca,
-            key,
-            path,
-            source: Arc::new(source),
+/// The certificates of `tls.file`, by which a CA's server is known now.
+pub(super) fn server_file(world: &World, ca: &Name, path: &Path) -> Result<Anchors, Failure> {
+    let now = world.clock.now();
+    ca_file(&world.root, ca, "tls.file", path, |anchors| anchors.in_time(now))
+}
+
+fn ca_file(
+    root: &Root,
+    ca: &Name,
+    key: &'static str,
+    path: &Path,
+    check: impl FnOnce(Anchors) -> Result<Anchors, TrustError>,
+) -> Result<Anchors, Failure> {
+    let (ca, shown) = (ca.clone(), root.shown(path));
+    match disk::read_text(root, path, TEXT)? {
+        Some((text, _)) => Anchors::parse(text.as_bytes()).and_then(check).map_err(|source| {
+            let source = Arc::new(source);
+            Failure::CaFile { ca, key, path: shown, source }
         }),
-        None => Err(Failure::NoCaFile { ca, key, path }),
+        None => Err(Failure::NoCaFile { ca, key, path: shown }),
     }
 }

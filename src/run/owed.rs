@@ -19,7 +19,7 @@ use crate::keepsake::Form;
 use crate::node::{Node, TrustFile};
 use crate::report::{Action, Exit, OwedLine, Trouble};
 use crate::root::Root;
-use crate::setting::Name;
+use crate::setting::{Name, RETOLD};
 use crate::trust::Pin;
 
 const OWED: &str = "owed.json";
@@ -207,7 +207,7 @@ impl Run<'_> {
                     None
                 }
                 Err(mut trouble) => {
-                    warn!(hook = %deed, reason = trouble.message, "hook not done: {deed}: {}", trouble.message);
+                    warn!(target: RETOLD, hook = %deed, reason = trouble.message, "hook not done: {deed}: {}", trouble.message);
                     trouble.message.push_str("; it stays owed and is tried again by the next run");
                     troubled.insert(deed);
                     Some(trouble)

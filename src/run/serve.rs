@@ -15,7 +15,7 @@ use crate::disk;
 use crate::node::TrustFile;
 use crate::plan::Verdict;
 use crate::report::said_once;
-use crate::setting::{Name, chain};
+use crate::setting::{Name, RETOLD};
 use crate::trust::Anchors;
 
 /// A bundle in force, and why it was got.
@@ -138,8 +138,8 @@ impl Run<'_> {
                 survey.look_again(self.world, &served.ca, ask.force);
             }
             Some(Err(failure)) => {
-                let reason = chain(&failure);
-                warn!(ca = %served.ca, reason, "{reason}");
+                let reason = survey.trouble(&failure, &[]).message;
+                warn!(target: RETOLD, ca = %served.ca, reason, "{reason}");
                 match survey.known_anchors(&served.ca) {
                     Some(_) => drop(survey.unread.anchors.insert(served.ca.clone(), failure)),
                     None => drop(survey.anchors.insert(served.ca.clone(), Err(failure))),
@@ -148,7 +148,7 @@ impl Run<'_> {
             None => {}
         }
         if let Some(failure) = served.unread {
-            warn!(ca = %served.ca, "{}", chain(&failure));
+            warn!(target: RETOLD, ca = %served.ca, "{}", survey.trouble(&failure, &[]).message);
             survey.unread.lists.insert(served.ca.clone(), failure);
         }
         self.trusts.extend(served.trusts);
@@ -161,9 +161,10 @@ impl Run<'_> {
                     self.done.insert(name, Done::Obtained(reason));
                 }
                 Err(failure) => {
-                    let (reason, ca) = (chain(&failure), &served.ca);
+                    let trouble = survey.trouble(&failure, &["certificate", name.as_str()]);
+                    let (reason, exit, ca) = (trouble.message, trouble.exit.code(), &served.ca);
                     let shown = said_once(&mut said, name.as_str(), &reason);
-                    warn!(certificate = %name, ca = %ca, reason, exit = failure.exit().code(), "{name}: {shown}");
+                    warn!(target: RETOLD, certificate = %name, ca = %ca, reason, exit, "{name}: {shown}");
                     self.done.insert(name, Done::Failed(failure));
                 }
             }

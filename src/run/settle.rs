@@ -1,22 +1,15 @@
-//! Everything around the certificates: trust files, drift, rendered files, and what is said at the end.
+//! Everything around the certificates: trust files, drift and rendered files.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use tracing::{info, warn};
 
-use super::failure::{Error, Failure};
-use super::lines::file_line;
-use super::load::{CLONED, MACHINE};
 use super::survey::Survey;
-use super::{Ask, Done, Run, Trusts};
-use crate::certificate::Owner;
-use crate::disk::{self, DiskError};
+use super::{Done, Run};
+use crate::disk;
 use crate::file::{Content, File};
-use crate::node::TrustFile;
-use crate::plan::Verdict;
-use crate::report::{Action, CertificateLine, FileLine, OwedLine, Report};
-use crate::root::Owners;
-use crate::setting::{Name, chain};
+use crate::report::{Action, FileLine};
+use crate::setting::{Name, RETOLD};
 
 impl Run<'_> {
     /// Every trust file that is asked for, now that all that could be learned is known.
@@ -47,9 +40,10 @@ impl Run<'_> {
                     Done::Repaired(what)
                 }
                 Err(error) => {
-                    let reason = chain(&error);
-                    warn!(certificate = %name, reason, "{name}: not repaired: {reason}");
-                    Done::Failed(error.into())
+                    let failure = error.into();
+                    let reason = survey.trouble(&failure, &["certificate", name.as_str()]).message;
+                    warn!(target: RETOLD, certificate = %name, reason, "{name}: not repaired: {reason}");
+                    Done::Failed(failure)
                 }
             };
             let done = beside(self.done.remove(&name), done);
@@ -64,7 +58,7 @@ impl Run<'_> {
         let lines = wanted.map(|file| {
             let line = self.file(survey, file);
             // What is there stays, but it is not as fresh as it was to be.
-            let stale = survey.unread_lists(file).map(Failure::trouble);
+            let stale = survey.unread_lists(file).map(|failure| survey.trouble(failure, &[]));
             FileLine { trouble: line.trouble.or(stale), ..line }
         });
         lines.collect()
@@ -73,10 +67,11 @@ impl Run<'_> {
     fn file(&self, survey: &Survey, file: &File) -> FileLine {
         let waits: Vec<_> =
             file.needs.iter().filter(|need| survey.bundle(need).is_none()).map(Name::as_str).collect();
-        if !waits.is_empty() {
+        let mut line = survey.file_line(self.world, file);
+        // What it will be refused for is said at once.
+        if !waits.is_empty() && line.trouble.is_none() {
             return waiting_line(file, &waits.join(" and "));
         }
-        let mut line = survey.file_line(self.world, file);
         // One that is as it is to be becomes ours where nothing in it could say so, as one that puppet wrote.
         let is_silent = matches!(file.content, Content::Part(..));
         if line.trouble.is_some() || line.action == Action::Keep && !is_silent {
@@ -88,9 +83,10 @@ impl Run<'_> {
         match put {
             Ok(changed) => line.changed = changed,
             Err(failure) => {
-                let reason = chain(&failure);
-                warn!(path = %file.path.display(), reason, "{}: {reason}", file.path.display());
-                line.trouble = Some(failure.trouble());
+                let trouble = survey.trouble(&failure, &survey.table_of(&file.name, &file.path));
+                let (path, reason) = (file.path.display(), &trouble.message);
+                warn!(target: RETOLD, %path, reason, "{path}: {reason}");
+                line.trouble = Some(trouble);
             }
         }
         if line.changed {
@@ -98,142 +94,6 @@ impl Run<'_> {
             info!(path = %file.path.display(), reason, "{}: written: {reason}", file.path.display());
         }
         line
-    }
-
-    fn notes(&self, survey: &Survey) -> Vec<String> {
-        let places = survey.node.certificates.values().map(|certificate| &certificate.place.owner);
-        let mut owners = places.chain(survey.node.files.iter().map(|file| &file.owner));
-        let wanted = owners.any(|owner| *owner != Owner::default());
-        match self.root().owners() {
-            Owners::LeftAlone(why) if wanted => vec![format!("owners were left alone: {why}")],
-            _ => Vec::new(),
-        }
-    }
-
-    /// What goes before everything else: whose directories may be written in, what an earlier run left, and what
-    /// is to be known of this host by the next.
-    pub(super) fn take_up(&self, survey: &Survey, was_left: bool) -> Result<(), DiskError> {
-        disk::admit(self.root(), &survey.node);
-        if was_left {
-            self.clear_up(survey)?;
-        }
-        self.remember_machine(survey)?;
-        self.remember_facts(survey)
-    }
-
-    /// Removes what a run that did not come to its end has left: drafts, and requests that were answered. What
-    /// is still to be answered stays, to be asked again as it is.
-    pub(super) fn clear_up(&self, survey: &Survey) -> Result<(), DiskError> {
-        for unswept in disk::sweep(self.root(), &survey.node) {
-            warn!("what an earlier run may have left stays: {}", chain(&unswept));
-        }
-        for certificate in survey.node.certificates.values() {
-            let held = survey.verdicts.get(&certificate.name).and_then(Verdict::pair);
-            let Some(pair) = held else { continue };
-            let open = disk::pending(self.root(), &certificate.name)?;
-            // One that is half overwritten is none.
-            if open.is_none_or(|open| certificate.rotate_key && pair.leaf().is_of(&open.key)) {
-                disk::drop_pending(self.root(), &certificate.name)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The state is this machine's from now on; what was made on another is on a list until it is made anew.
-    fn remember_machine(&self, survey: &Survey) -> Result<(), DiskError> {
-        let Some(id) = &survey.facts.machine_id else { return Ok(()) };
-        if survey.at_home {
-            return Ok(());
-        }
-        // What could not be read before is no reason to write over it.
-        disk::read_state(self.root(), MACHINE)?;
-        self.list_cloned(&survey.cloned)?;
-        disk::keep_state(self.root(), MACHINE, format!("{}\n", id.value).as_bytes())
-    }
-
-    /// Strikes from the list what this run has made anew.
-    pub(super) fn strike_cloned(&self, survey: &Survey) -> Option<OwedLine> {
-        let made = |name: &&Name| matches!(self.done.get(*name), Some(Done::Obtained(_)));
-        if !survey.cloned.iter().any(|name| made(&name)) {
-            return None;
-        }
-        let left = survey.cloned.iter().filter(|name| !made(name)).cloned().collect();
-        let failed = self.list_cloned(&left).err()?;
-        Some(Failure::from(failed).owed("to note which keys are this machine's own"))
-    }
-
-    fn list_cloned(&self, names: &BTreeSet<Name>) -> Result<(), DiskError> {
-        if names.is_empty() {
-            return disk::drop_state(self.root(), CLONED);
-        }
-        let lines: Vec<_> = names.iter().map(Name::as_str).collect();
-        disk::keep_state(self.root(), CLONED, lines.join("\n").as_bytes())
-    }
-
-    /// What is there now, and what this run did about it.
-    pub(super) fn report(
-        &self,
-        survey: &Survey,
-        ask: &Ask,
-        mut files: Vec<FileLine>,
-        owed: Vec<OwedLine>,
-    ) -> Result<Report, Error> {
-        let as_wanted = |trust: &&TrustFile| {
-            matches!(self.trusts.get(&trust.path), Some(Ok(_))) && survey.trusted(trust).is_some()
-        };
-        let trusts = survey.node.trusts.iter().filter(as_wanted);
-        files.extend(trusts.map(|trust| file_line("ca".to_owned(), &trust.path, Ok(None))));
-        let mut report = super::told(survey, self.world, &ask.only, files)?;
-        report.certificates.iter_mut().for_each(|line| self.tell_certificate(line, survey, ask));
-        let trusts: BTreeMap<_, _> = survey.node.trusts.iter().map(|trust| (&trust.path, trust)).collect();
-        for line in &mut report.files {
-            if let Some(trust) = trusts.get(&line.path) {
-                self.tell_trust(line, survey, trust);
-            }
-        }
-        report.owed = owed;
-        report.notes.extend(self.notes(survey));
-        report.notes.extend(wide_trusts(survey, &self.trusts));
-        Ok(report)
-    }
-
-    fn tell_certificate(&self, line: &mut CertificateLine, survey: &Survey, ask: &Ask) {
-        if let (Some(Verdict::Renew(..)), true) = (survey.verdicts.get(&line.name), ask.missing) {
-            line.action = Action::Keep;
-            line.reason = format!("{}, which is left to the timer", line.reason);
-        }
-        match self.done.get(&line.name) {
-            Some(Done::Obtained(reason)) => {
-                (line.action, line.reason, line.changed) = (Action::Obtain, reason.clone(), true);
-            }
-            Some(Done::Repaired(what)) => {
-                (line.action, line.reason, line.changed) = (Action::Repair, what.clone(), true);
-            }
-            Some(Done::Failed(failure) | Done::Mended(failure)) => {
-                line.changed = matches!(self.done.get(&line.name), Some(Done::Mended(_)));
-                line.trouble = Some(failure.trouble());
-                if failure.is_blocked() {
-                    line.action = Action::Blocked;
-                }
-            }
-            None => {}
-        }
-    }
-
-    fn tell_trust(&self, line: &mut FileLine, survey: &Survey, trust: &TrustFile) {
-        match self.trusts.get(&trust.path) {
-            Some(Ok(true)) => {
-                (line.action, line.changed) = (Action::Obtain, true);
-                "the CA's certificates".clone_into(&mut line.reason);
-            }
-            Some(Ok(false)) => {}
-            Some(Err(failure)) => line.trouble = Some(failure.trouble()),
-            None => line.action = Action::Blocked,
-        }
-        let unread = trust.cas.iter().find_map(|ca| survey.unread.anchors.get(ca));
-        if let Some(failure) = unread.or_else(|| survey.unknown_anchors(trust)) {
-            line.trouble = Some(failure.trouble());
-        }
     }
 }
 
@@ -247,25 +107,6 @@ fn beside(before: Option<Done>, repair: Done) -> Done {
         }
         (_, repair) => repair,
     }
-}
-
-/// A root that stands above the CA vouches for every other CA that it has signed: worth a word when a trust
-/// file begins to hold it, and not each night.
-fn wide_trusts(survey: &Survey, trusts: &Trusts) -> BTreeSet<String> {
-    let written = survey.node.trusts.iter().filter(|trust| matches!(trusts.get(&trust.path), Some(Ok(true))));
-    let wide = |trust: &TrustFile, name: &Name| {
-        let certificate = survey.node.certificates.get(name)?;
-        let issuer = survey.bundle(name)?.pair().chain().get(1)?;
-        let anchors = survey.anchors.get(&certificate.ca)?.as_ref().ok()?.as_ref()?;
-        let trusted = trust.cas.contains(&certificate.ca) && !anchors.certificates().contains(issuer);
-        trusted.then(|| {
-            format!(
-                "{} trusts what stands above CA {}, and with it any other CA below that; anchors.pins of the CA itself would not",
-                trust.path.display(), certificate.ca
-            )
-        })
-    };
-    written.flat_map(|trust| trust.certificates.iter().filter_map(move |name| wide(trust, name))).collect()
 }
 
 fn waiting_line(file: &File, waits: &str) -> FileLine {

@@ -8,9 +8,9 @@ use zeroize::Zeroizing;
 
 use super::dated::Dated;
 use super::failure::Failure;
-use super::load::{anchor_state, authority_state, crl_state};
+use super::load::{anchor_state, authority_state, crl_state, server_file};
 use super::survey::Survey;
-use super::{Ask, Run, TEXT};
+use super::{Ask, Run};
 use crate::ca::{self, Ca, Material};
 use crate::disk;
 use crate::hooks;
@@ -172,23 +172,14 @@ impl Run<'_> {
     }
 
     fn server_anchors(&self, name: &Name, settings: &ca::Settings) -> Result<Option<Anchors>, Failure> {
-        let path = match settings.tls() {
-            Some(Tls::File(path)) => path,
+        match settings.tls() {
+            Some(Tls::File(path)) => server_file(self.world, name, path).map(Some),
             // What was taken the first time vouches from then on.
             Some(Tls::FirstUse) => {
                 let known = disk::read_state(self.root(), &anchor_state(name))?;
-                return Ok(known.and_then(|text| Anchors::parse(text.as_bytes()).ok()));
+                Ok(known.and_then(|text| Anchors::parse(text.as_bytes()).ok()))
             }
-            Some(Tls::Pins(_) | Tls::System) | None => return Ok(None),
-        };
-        match disk::read_text(self.root(), path, TEXT)? {
-            Some((text, _)) => Anchors::parse(text.as_bytes()).map(Some).map_err(|source| Failure::CaFile {
-                ca: name.clone(),
-                key: "tls.file",
-                path: path.clone(),
-                source: Arc::new(source),
-            }),
-            None => Err(Failure::NoCaFile { ca: name.clone(), key: "tls.file", path: path.clone() }),
+            Some(Tls::Pins(_) | Tls::System) | None => Ok(None),
         }
     }
 

@@ -6,7 +6,8 @@ use std::time::SystemTime;
 
 use super::World;
 use super::failure::{Error, Failure};
-use super::load::{cloned, gather, given_up, known_anchors, known_crl, load};
+use super::load::{gather, given_up, known_anchors, known_crl, load};
+use super::machine::cloned;
 use super::steady;
 use crate::bundle::Bundle;
 use crate::ca;
@@ -184,8 +185,9 @@ impl Survey {
 
     fn unknown(&self, name: &Name) -> Error {
         let certificates = self.node.certificates.keys().map(Name::as_str);
-        let there: Vec<_> = certificates.chain(self.node.components.keys().map(String::as_str)).collect();
-        Error::Unknown { name: name.clone(), there: there.join(", ") }
+        let there: BTreeSet<_> =
+            certificates.chain(self.node.components.keys().map(String::as_str)).collect();
+        Error::Unknown { name: name.clone(), there: there.into_iter().collect::<Vec<_>>().join(", ") }
     }
 
     pub(super) fn is_to_get(&self, name: &Name, missing: bool) -> bool {

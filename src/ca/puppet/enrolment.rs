@@ -14,7 +14,7 @@
 use reqwest::Method;
 use rustls_pki_types::CertificateDer;
 
-use super::{Body, CaError, Issued, Known, Puppet, Request};
+use super::{Body, CaError, Issued, Known, Puppet, Request, Setting};
 use crate::bundle::Leaf;
 use crate::ca::Backoff;
 use crate::ca::text::said;
@@ -180,9 +180,10 @@ impl Enrolment<'_> {
         CaError::Refused {
             ca: self.puppet.ca.clone(),
             asked: format!("sign the request for {}", self.certname()),
-            url: self.puppet.settings.server.urls.join(", "),
+            url: self.puppet.settings.server.urls.join(", ").into(),
             said: "the request is not there any more".to_owned(),
             advice: "someone took it out; ask the CA's operator, then run again".to_owned(),
+            setting: Setting::Table,
         }
     }
 

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use super::rung::{AppRole, Cert, Rung};
 use super::{TOKEN, Vault};
 use crate::bundle::Bundle;
-use crate::ca::CaError;
 use crate::ca::wire::{Body, Wire};
+use crate::ca::{CaError, Setting};
 use crate::https::one_line;
 use crate::setting::{Name, Secret};
 
@@ -244,6 +244,7 @@ fn spent(error: CaError, approle: &AppRole) -> CaError {
             asked,
             url,
             said,
+            setting: Setting::Auth,
             advice: format!(
                 "the wrapping token from {} is used, expired or not a wrapping token at all. Not one: it was made without -wrap-ttl. Expired: this host came up later than its -wrap-ttl after it was made, or its clock or the CA's is wrong. Used: was the state of this host lost since, which kept what was in it? If not, someone else opened it: treat it as intercepted, and revoke the secret_id. Then make a new one: {}",
                 approle.secret_id,
