@@ -7,6 +7,8 @@ mod csr;
 use std::fmt;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use rcgen::{KeyPair, PublicKeyData, RsaKeySize};
 use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject;
@@ -40,9 +42,10 @@ pub enum KeyError {
     Entropy,
 }
 
-/// A private key. It cannot be cloned or shown; its memory is wiped when it is dropped.
+/// A private key. It cannot be cloned or shown; its memory is wiped when it is dropped. Of one that was read the PEM
+/// reader leaves a copy of the text in freed memory.
 pub struct Key {
-    pair: KeyPair,
+    pair: Zeroizing<KeyPair>,
     pem: Zeroizing<String>,
 }
 
@@ -61,8 +64,8 @@ impl Key {
             KeyKind::Rsa3072 => KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, RsaKeySize::_3072),
             KeyKind::Rsa4096 => KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, RsaKeySize::_4096),
         };
-        let pair = made.map_err(|source| KeyError::Make(kind, source))?;
-        let pem = Zeroizing::new(pair.serialize_pem());
+        let pair = Zeroizing::new(made.map_err(|source| KeyError::Make(kind, source))?);
+        let pem = private_pem(pair.serialized_der());
         Ok(Self { pair, pem })
     }
 
@@ -71,16 +74,19 @@ impl Key {
     fn ed25519() -> Option<Self> {
         let made = aws_lc_rs::signature::Ed25519KeyPair::generate().ok()?;
         let der = made.to_pkcs8v1().ok()?;
-        Self::parse(&Zeroizing::new(pem_block("PRIVATE KEY", der.as_ref()))).ok()
+        let pair = Zeroizing::new(KeyPair::try_from(der.as_ref()).ok()?);
+        Some(Self { pair, pem: private_pem(der.as_ref()) })
     }
 
     /// Reads a key and keeps its text as it is: a SEC1 key written anew would be mislabelled.
     pub fn parse(pem: &str) -> Result<Self, KeyError> {
         let der = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| KeyError::Unreadable)?;
+        let der = Zeroizing::new(der);
         // The kind that almost every key is; otherwise rcgen would try one kind after the other from the start.
         let pair = KeyPair::from_der_and_sign_algo(&der, &rcgen::PKCS_ECDSA_P256_SHA256)
-            .or_else(|_| KeyPair::try_from(&der))
+            .or_else(|_| KeyPair::try_from(&*der))
             .map_err(|_| KeyError::Unreadable)?;
+        let pair = Zeroizing::new(pair);
         Ok(Self { pair, pem: Zeroizing::new(pem.to_owned()) })
     }
 
@@ -98,6 +104,21 @@ impl Key {
     pub fn signer(&self) -> &KeyPair {
         &self.pair
     }
+}
+
+/// A private key in PKCS #8 as one PEM block; a library that writes it leaves copies in freed memory.
+fn private_pem(der: &[u8]) -> Zeroizing<String> {
+    // Never moved: of 48 bytes a line of 64 and its end, and both marks.
+    let mut pem = Zeroizing::new(String::with_capacity(64 + der.len().div_ceil(48) * 65));
+    let mut line = Zeroizing::new([0; 64]);
+    pem.push_str("-----BEGIN PRIVATE KEY-----\n");
+    for part in der.chunks(48) {
+        let length = BASE64.encode_slice(part, &mut *line).unwrap_or_default();
+        pem.push_str(std::str::from_utf8(&line[..length]).unwrap_or_default());
+        pem.push('\n');
+    }
+    pem.push_str("-----END PRIVATE KEY-----\n");
+    pem
 }
 
 impl fmt::Debug for Key {

@@ -12,10 +12,16 @@
 mod bed;
 mod fake;
 
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use bed::{Host, Outcome, blocks, inspect};
 use fake::{Fake, Fault};
+use nodecert::clock::Clock;
+use nodecert::facts;
+use nodecert::report::Exit;
+use nodecert::root::Root;
+use nodecert::run::{Ask, World};
 use nodecert::trust::Pin;
 use rstest::rstest;
 
@@ -33,6 +39,8 @@ const LOOK: &str = "GET /puppet-ca/v1/certificate/web.example.com";
 const SUBMIT: &str = "PUT /puppet-ca/v1/certificate_request";
 const LISTS: &str = "GET /puppet-ca/v1/certificate_revocation_list";
 const RENEW: &str = "POST /puppet-ca/v1/certificate_renewal";
+
+const EIGHT_YEARS: Duration = Duration::from_secs(8 * 366 * 86_400);
 
 /// A host with one certificate of the CA, vouched for by the root's fingerprint.
 fn host(fake: &Fake) -> Host {
@@ -676,5 +684,23 @@ fn a_revoked_certificate_of_a_puppet_agent_is_not_taken_over() {
         .exits(REFUSED)
         .says("the puppet agent's certificate is not used: its CA has revoked it")
         .says("puppetserver ca clean --certname node01.example.com");
+    has_nothing(&host);
+}
+
+#[test]
+fn a_certificate_of_a_puppet_agent_that_ended_while_the_ca_was_asked_is_not_taken_over() {
+    let fake = Fake::start();
+    let host = enrolled(&fake);
+    // Longer than it lives, from when the CA's own certificates are known.
+    let known = host.path("/var/lib/nodecert/anchors/site.pem");
+    let clock =
+        Clock::new(move || SystemTime::now() + if known.exists() { EIGHT_YEARS } else { Duration::ZERO });
+    let root = Arc::new(Root::open(&host.path("/")).unwrap());
+    let world = World { root, host: facts::Host::live().unwrap(), clock, tells: false, config: None };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let ask = Ask { deadline: Duration::from_secs(2), ..Ask::default() };
+    let (report, _) = runtime.block_on(nodecert::run::run(&world, &ask)).unwrap();
+    assert_ne!(report.exit(), Exit::Done, "{}", report.done());
+    assert!(host.path("/var/lib/nodecert/anchors/site.pem").exists(), "{}", report.done());
     has_nothing(&host);
 }

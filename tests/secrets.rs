@@ -16,7 +16,7 @@ mod trial;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt;
@@ -24,11 +24,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use fake::{Fake, Fault, JWT, MOUNT, ROLE, ROLE_ID, SECRET_ID, TOKEN};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use nodecert::identity::KeyKind;
+use nodecert::key::Key;
 use nodecert::run::Ask;
 use trial::{Site, WEB_SET, files};
+use zeroize::{Zeroize, Zeroizing};
 
 /// HMAC keys are hexadecimal.
 const HMAC: &str = "5ca1ab1e0ddba11cafef00dfeedface5";
@@ -455,5 +460,57 @@ fn nothing_is_written_into_a_file_that_took_the_place_of_a_closed_stream() {
     }
     for kept in [WEB_SET, trial::PLAIN_SET] {
         assert!(kept.find(site.root()).unwrap().is_some_and(|set| set.matches()));
+    }
+}
+
+/// How often these bytes, given inverted so that the search itself holds them nowhere, are in this process' memory.
+fn in_memory(inverted: &[u8]) -> usize {
+    let mut memory = fs::File::open("/proc/self/mem").unwrap();
+    let mut found = 0;
+    for line in fs::read_to_string("/proc/self/maps").unwrap().lines() {
+        let mut words = line.split(' ');
+        let (range, mode) = (words.next().unwrap(), words.next().unwrap());
+        let (from, to) = range.split_once('-').unwrap();
+        let [from, to] = [from, to].map(|end| u64::from_str_radix(end, 16).unwrap());
+        if !mode.starts_with("rw") || to - from > 1 << 30 {
+            continue;
+        }
+        let mut bytes = vec![0; usize::try_from(to - from).unwrap()];
+        // A region may be gone by now: the other tests have threads of their own.
+        if memory.seek(SeekFrom::Start(from)).is_err() || memory.read_exact(&mut bytes).is_err() {
+            continue;
+        }
+        let is_there = |window: &[u8]| window.iter().zip(inverted).all(|(byte, other)| *byte == !*other);
+        found += bytes.windows(inverted.len()).filter(|window| is_there(window)).count();
+        bytes.zeroize();
+    }
+    found
+}
+
+#[test]
+fn a_key_that_was_made_and_dropped_is_nowhere_in_memory() {
+    for kind in [KeyKind::P256, KeyKind::Ed25519, KeyKind::Rsa2048] {
+        for of_a_file in [false, true] {
+            let mut key = Key::generate(kind).unwrap();
+            if of_a_file {
+                let text = Zeroizing::new(key.pem().to_owned());
+                key = Key::parse(&text).unwrap();
+            }
+            let masked = |bytes: &[u8]| bytes.iter().map(|byte| !byte).collect::<Vec<_>>();
+            // Where what is secret of it begins, RFC 5958 and RFC 8017; a line holds 48 bytes.
+            let begins = if kind == KeyKind::Rsa2048 { 624 } else { 36 };
+            let line = key.pem().lines().nth(1 + begins / 48).unwrap();
+            let der = Zeroizing::new(BASE64.decode(line).unwrap());
+            let (text, bytes) = (masked(&line.as_bytes()[48..]), masked(&der[begins % 48..][..12]));
+            drop(der);
+            assert!(
+                in_memory(&text) > 0 && in_memory(&bytes) > 0,
+                "{kind:?}: the search finds what is there"
+            );
+            drop(key);
+            assert_eq!(in_memory(&bytes), 0, "{kind:?} {of_a_file}");
+            // Who reads PEM for us leaves a copy of the text in freed memory.
+            assert!(in_memory(&text) <= usize::from(of_a_file), "{kind:?} {of_a_file}");
+        }
     }
 }

@@ -67,7 +67,7 @@ impl Csr {
         let failed = |source| KeyError::Request(wanted.common_name.clone(), source);
         let attributes = dialect.attributes.iter().map(attribute).collect();
         let request = parameters(wanted, dialect)
-            .and_then(|p| p.serialize_request_with_attributes(&key.pair, attributes))
+            .and_then(|p| p.serialize_request_with_attributes(key.signer(), attributes))
             .map_err(failed)?;
         Ok(Self(request.der().clone()))
     }
