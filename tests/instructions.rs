@@ -19,8 +19,8 @@ use bed::{Host, provided};
 use fake::{Fake, MOUNT, ROLE, TOKEN};
 
 /// A twentieth above what was measured; processors differ a little in what the libraries choose for them.
-const FIRST_ISSUE: u64 = 8_230_000;
-const NOTHING_TO_DO: u64 = 3_880_000;
+const FIRST_ISSUE: u64 = 8_120_000;
+const NOTHING_TO_DO: u64 = 3_771_000;
 
 /// A host with so many certificates.
 fn host(fake: &Fake, count: usize) -> Host {
@@ -94,15 +94,16 @@ fn a_first_issue_and_a_run_with_nothing_to_do_cost_no_more_than_they_did() {
     assert!(counted[0] <= FIRST_ISSUE && counted[1] <= NOTHING_TO_DO, "{counted:?}");
 }
 
-/// What grows faster than the certificates shows here long before it is felt: a share of a fiftieth is enough.
+/// What grows with the square of their number shows here long before it is felt. A fortieth more is for what is
+/// looked up among the others, in steps that grow with its logarithm.
 #[test]
 #[ignore = "needs servers: run tests/all"]
-fn four_times_as_many_certificates_cost_no_more_than_four_times_as_much() {
+fn four_times_as_many_certificates_cost_four_times_as_much() {
     let fake = Fake::start();
     let (few, many) = (host(&fake, 60), host(&fake, 240));
     for what in ["first issue", "nothing to do"] {
         let counted = [instructions(&few), instructions(&many)];
         println!("instructions: {what}, 60 certificates {}, 240 certificates {}", counted[0], counted[1]);
-        assert!(counted[1] <= 4 * counted[0], "{what}: {counted:?}");
+        assert!(counted[1] * 10 <= counted[0] * 41, "{what}: {counted:?}");
     }
 }
