@@ -26,7 +26,7 @@ impl Lines {
         !self.rest.is_empty()
     }
 
-    fn go_on(&mut self, read: Read, is_new: bool) {
+    fn go_on(&mut self, read: &Read, is_new: bool) {
         if is_new {
             (self.whole, self.rest) = Default::default();
         }
@@ -54,7 +54,7 @@ impl Root {
             Some((read, from)) => {
                 // It may have grown while it was read.
                 let meta = Meta { size: from + read.content.len() as u64, ..read.meta };
-                lines.go_on(read, from == 0);
+                lines.go_on(&read, from == 0);
                 lines.seen = Some((path.to_owned(), meta));
             }
             None => *lines = Lines::default(),
