@@ -6,6 +6,7 @@
 
 mod dir;
 mod error;
+mod lines;
 mod meta;
 mod owners;
 mod way;
@@ -24,6 +25,7 @@ use nix::unistd::geteuid;
 
 pub use dir::{Dir, Written};
 pub use error::RootError;
+pub use lines::Lines;
 pub use meta::{Kind, Meta, Read};
 pub use owners::{Ids, Owners};
 
@@ -42,6 +44,7 @@ pub struct Root {
     /// Whose the top of it is; known where we are root and have to see whose directories we write in.
     tree: Option<Ids>,
     admitted: Mutex<BTreeSet<(u32, u32)>>,
+    lines: Mutex<Lines>,
 }
 
 impl Root {
@@ -56,7 +59,14 @@ impl Root {
         let meta = dir.meta()?;
         let live = is_slash(&meta)?;
         let tree = geteuid().is_root().then_some(meta.ids);
-        Ok(Self { dir, live, owners: OnceLock::new(), tree, admitted: Mutex::default() })
+        Ok(Self {
+            dir,
+            live,
+            owners: OnceLock::new(),
+            tree,
+            admitted: Mutex::default(),
+            lines: Mutex::default(),
+        })
     }
 
     /// Opens the directory; makes it where it is missing, as for a first look at a demo.

@@ -15,7 +15,7 @@ use super::state::{append_state, state_path};
 use super::{DiskError, LIMIT, ids};
 use crate::certificate::Owner;
 use crate::file::File;
-use crate::root::{Dir, Ids, Kind, Meta, Root, RootError};
+use crate::root::{Dir, Ids, Kind, Lines, Meta, Root, RootError};
 use crate::trust::Anchors;
 
 /// What a rendered file says of itself in its first line, as a comment of its format.
@@ -236,19 +236,15 @@ pub(super) fn record(
     paths: impl IntoIterator<Item = PathBuf>,
     durable: bool,
 ) -> Result<(), DiskError> {
-    let known = read_record(root)?;
-    let mut lines = String::new();
-    for path in paths {
-        let line = path.display().to_string();
-        if !known.lines().any(|known| known == line) {
-            lines += &line;
-            lines.push('\n');
-        }
-    }
+    let new = |known: &Lines| {
+        let new = paths.into_iter().filter(|path| !known.hold(path));
+        (new.map(|path| format!("{}\n", path.display())).collect::<String>(), known.are_cut())
+    };
+    let (mut lines, are_cut) = root.ask_lines(&state_path(RECORD), LIMIT, new)?;
     if lines.is_empty() {
         return Ok(());
     }
-    if !known.is_empty() && !known.ends_with('\n') {
+    if are_cut {
         // A power cut left half a line.
         lines.insert(0, '\n');
     }
@@ -257,9 +253,7 @@ pub(super) fn record(
 
 /// Whether a plain file is one that this program wrote.
 pub(super) fn is_recorded(root: &Root, path: &Path) -> Result<bool, DiskError> {
-    let record = read_record(root)?;
-    let mut whole = record.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
-    Ok(whole.any(|line| Path::new(line) == path))
+    Ok(root.ask_lines(&state_path(RECORD), LIMIT, |record| record.hold(path))?)
 }
 
 /// Whether a regular file is of the record, or says itself that this program wrote it.
@@ -273,9 +267,4 @@ pub(super) fn is_ours(root: &Root, dir: &Dir, path: &Path) -> Result<bool, DiskE
         Err(RootError::NotRegular { .. } | RootError::TooLarge { .. }) => Ok(false),
         Err(error) => Err(error.into()),
     }
-}
-
-fn read_record(root: &Root) -> Result<String, DiskError> {
-    let read = root.read(&state_path(RECORD), LIMIT)?;
-    Ok(read.map(|read| String::from_utf8_lossy(&read.content).into_owned()).unwrap_or_default())
 }

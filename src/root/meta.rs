@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -99,8 +99,18 @@ pub(super) fn read_opened(
     path: PathBuf,
     limit: usize,
 ) -> Result<Option<Read>, RootError> {
+    Ok(read_on(opened, path, limit, None)?.map(|(read, _)| read))
+}
+
+/// The same; of a file that is still the one `seen` only what lies beyond its end then. Also says from which byte on.
+pub(super) fn read_on(
+    opened: nix::Result<OwnedFd>,
+    path: PathBuf,
+    limit: usize,
+    seen: Option<&Meta>,
+) -> Result<Option<(Read, u64)>, RootError> {
     match opened {
-        Ok(fd) => read_all(fd, path, limit).map(Some),
+        Ok(fd) => read_beyond(fd, path, limit, seen).map(Some),
         Err(Errno::ENOENT) => Ok(None),
         // open(2): what O_NOFOLLOW says to a link, and what a socket says.
         Err(Errno::ELOOP) => Err(RootError::NotRegular { path, kind: Kind::Link }),
@@ -111,26 +121,36 @@ pub(super) fn read_opened(
 
 /// Reads what was opened, if it is a regular file. The buffer is made in one go: growing it would
 /// leave pieces of a key behind.
-fn read_all(fd: OwnedFd, path: PathBuf, limit: usize) -> Result<Read, RootError> {
-    let file = File::from(fd);
+fn read_beyond(
+    fd: OwnedFd,
+    path: PathBuf,
+    limit: usize,
+    seen: Option<&Meta>,
+) -> Result<(Read, u64), RootError> {
+    let mut file = File::from(fd);
     let stat = fstat(&file).map_err(|errno| RootError::io("look at", &path, errno))?;
     let meta = Meta::of(&stat);
     if meta.kind != Kind::Regular {
         return Err(RootError::NotRegular { path, kind: meta.kind });
     }
-    let size = usize::try_from(meta.size).unwrap_or(usize::MAX);
-    if size > limit {
+    if usize::try_from(meta.size).map_or(true, |size| size > limit) {
         return Err(RootError::TooLarge { path, limit });
     }
-    match read_sized(&mut file.take(limit as u64 + 1), size) {
+    let from = seen.filter(|seen| seen.is_same(&meta) && seen.size <= meta.size).map_or(0, |seen| seen.size);
+    match read_sized(&mut file, from, meta.size, limit) {
         Ok(content) if content.len() > limit => Err(RootError::TooLarge { path, limit }),
-        Ok(content) => Ok(Read { content, meta }),
+        Ok(content) => Ok((Read { content, meta }, from)),
         Err(source) => Err(RootError::Io { action: "read", path, source }),
     }
 }
 
 /// One call where the file is as long as it was said to be: no more came, though there was room for it.
-fn read_sized(file: &mut impl io::Read, size: usize) -> io::Result<Zeroizing<Vec<u8>>> {
+fn read_sized(file: &mut File, from: u64, end: u64, limit: usize) -> io::Result<Zeroizing<Vec<u8>>> {
+    if from > 0 {
+        file.seek(SeekFrom::Start(from))?;
+    }
+    let size = usize::try_from(end - from).unwrap_or(limit);
+    let mut file = file.take(limit as u64 + 1);
     let mut content = Zeroizing::new(vec![0; size + 1]);
     let length = loop {
         match file.read(&mut content) {

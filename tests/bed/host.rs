@@ -20,7 +20,12 @@ pub(crate) struct Host {
 
 impl Host {
     pub(crate) fn new() -> Self {
-        let host = Self { root: TempDir::new().unwrap() };
+        Self::below(&std::env::temp_dir())
+    }
+
+    /// The same in a directory, which may be a disk of its own.
+    pub(crate) fn below(directory: &Path) -> Self {
+        let host = Self { root: TempDir::new_in(directory).unwrap() };
         // A root file system can be entered by everyone; a temporary directory by its owner only.
         std::fs::set_permissions(host.root.path(), PermissionsExt::from_mode(0o755)).unwrap();
         host.write("/etc/passwd", PASSWD);
