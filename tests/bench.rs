@@ -22,7 +22,7 @@ use std::process::Command;
 
 use bed::{Host, Login, Openbao, Pki, PuppetConfig, Puppetserver, provided};
 use fake::{Fake, MOUNT, ROLE, ROLE_ID, SECRET_ID, TOKEN};
-use measure::{Calls, Floor, PIECES, Sample, Spread, calls, own, resident, sample};
+use measure::{Calls, Floor, Kept, PIECES, Sample, Spread, calls, own, resident, sample};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -31,6 +31,8 @@ const TLS: &str = "/etc/nodecert/tls.pem";
 const ANCHORS: &str = "/etc/nodecert/anchors.pem";
 /// A peer has its turn in every fourth round.
 const PEER: usize = 4;
+const SERVED: &str = "OpenBao's own: login, sign, give back";
+const TOGETHER: &str = "together";
 
 #[test]
 #[ignore = "measures: run tests/bench"]
@@ -44,7 +46,9 @@ fn bench() {
     let mut scenarios = scenarios(&sites, scratch.path());
     scenarios.extend(by_puppet(&server, scratch.path()));
     let floor = Floor::new(&fake);
-    let mut pieces: Vec<[f64; PIECES.len()]> = Vec::new();
+    let (mut pieces, mut served): (Vec<[f64; PIECES.len()]>, _) = (Vec::new(), Vec::new());
+    let login = json!({ "role_id": sites[1].role_id, "secret_id": sites[1].secret_id });
+    let kept = Kept::new(&bao.url(), &bao.tls_pem(), &pki.mount, login);
     for round in 0..rounds {
         let turn: Vec<_> = scenarios.iter_mut().filter(|scenario| round % scenario.every == 0).collect();
         let mut ready: Vec<_> = turn.into_iter().map(|scenario| ((scenario.prepare)(), scenario)).collect();
@@ -55,13 +59,16 @@ fn bench() {
             scenario.samples.push(sample(command, &scratch.path().join("log")));
         }
         pieces.push(floor.once(&floor_at));
+        served.push(kept.once());
     }
     agents_did_their_work(scratch.path());
     let mut floor: Vec<_> = (0..PIECES.len())
         .map(|nth| (PIECES[nth], Spread::of(pieces.iter().map(|piece| piece[nth]))))
         .collect();
-    floor.push(("together", Spread::of(pieces.iter().map(|piece| piece.iter().sum()))));
+    floor.push((TOGETHER, Spread::of(pieces.iter().map(|piece| piece.iter().sum()))));
     let rows = scenarios.iter_mut().map(|scenario| scenario.row(scratch.path())).collect();
+    // What a client of OpenBao waits for, whoever it is.
+    floor.push((SERVED, Spread::of(served)));
     let (ten, binary) = (ten_at_once(&fake, &sites[0]), std::fs::metadata(binary()).unwrap().len());
     Findings { rounds, rows, floor, ten, binary }.print();
 }
@@ -419,7 +426,7 @@ fn ten_at_once(fake: &Fake, site: &Site) -> Value {
 struct Findings {
     rounds: usize,
     rows: Vec<Row>,
-    /// The pieces of the floor, then all of them together.
+    /// The pieces of the floor, all of them together, and what a server takes.
     floor: Vec<(&'static str, Spread)>,
     ten: Value,
     binary: u64,
@@ -428,6 +435,11 @@ struct Findings {
 impl Findings {
     fn row(&self, name: &str) -> &Row {
         self.rows.iter().find(|row| row.name == name).unwrap_or_else(|| panic!("no row {name}"))
+    }
+
+    fn piece(&self, name: &str) -> f64 {
+        let piece = self.floor.iter().find(|(piece, _)| *piece == name);
+        piece.map(|(_, spread)| spread.median).unwrap_or_else(|| panic!("no piece {name}"))
     }
 
     fn wall(&self, name: &str) -> f64 {
@@ -450,7 +462,12 @@ impl Findings {
     }
 
     fn ratios(&self) -> Vec<(String, f64)> {
-        let floor = self.floor.last().unwrap().1.median + self.wall("/bin/true");
+        let floor = self.piece(TOGETHER) + self.wall("/bin/true");
+        let own = |name| self.wall(name) - self.piece(SERVED);
+        let beside_bao = ["openssl+curl+jq, AppRole, OpenBao", "bao agent, AppRole, OpenBao"].map(|peer| {
+            let first = "first issue, AppRole, OpenBao";
+            (format!("{peer} / {first}: without OpenBao's own"), own(peer) / own(first))
+        });
         let pairs = [
             ("openssl+curl+jq, AppRole, fake", "first issue, AppRole, fake"),
             ("openssl+curl+jq, AppRole, OpenBao", "first issue, AppRole, OpenBao"),
@@ -462,7 +479,7 @@ impl Findings {
         let to_floor = ["first issue, token, fake", "first issue, AppRole, fake"]
             .map(|row| (format!("{row} / floor and /bin/true"), self.wall(row) / floor));
         let others = pairs.map(|(a, b)| (format!("{a} / {b}"), self.wall(a) / self.wall(b)));
-        to_floor.into_iter().chain(others).chain(self.beside_puppet()).collect()
+        to_floor.into_iter().chain(others).chain(beside_bao).chain(self.beside_puppet()).collect()
     }
 
     fn print(&self) {

@@ -13,6 +13,8 @@ use nodecert::identity::{Identity, KeyKind, Usage};
 use nodecert::key::{Csr, Dialect, Key};
 use nodecert::trust::Anchors;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 use serde_json::{Value, json};
 
 use crate::fake::{Fake, MOUNT, ROLE, TOKEN};
@@ -31,19 +33,9 @@ pub(crate) struct Floor {
 
 impl Floor {
     pub(crate) fn new(fake: &Fake) -> Self {
-        let mut roots = RootCertStore::empty();
-        roots.add(fake.tls_root()).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut tls = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        // A new process has no session to resume.
-        tls.resumption = rustls::client::Resumption::disabled();
         Self {
             address: fake.url.trim_start_matches("https://").to_owned(),
-            tls: Arc::new(tls),
+            tls: trusting(fake.tls_root()),
             anchors: Anchors::parse(fake.anchors_pem().as_bytes()).unwrap(),
             identity: identity(),
         }
@@ -54,12 +46,7 @@ impl Floor {
         let mut lap = Lap(Instant::now());
         let key = Arc::new(Key::generate(KeyKind::P256).unwrap());
         let a = lap.ms();
-        let csr = Csr::new(
-            &key,
-            &self.identity,
-            &Dialect { usages: true, lone_name: true, attributes: Vec::new(), extensions: Vec::new() },
-        )
-        .unwrap();
+        let csr = csr(&key, &self.identity);
         let b = lap.ms();
         let mut stream = self.connect();
         let c = lap.ms();
@@ -75,15 +62,85 @@ impl Floor {
         [a, b, c, d, e, lap.ms()]
     }
 
-    fn connect(&self) -> StreamOwned<ClientConnection, TcpStream> {
-        let mut tcp = TcpStream::connect(&self.address).unwrap();
-        tcp.set_nodelay(true).unwrap();
-        let mut tls = ClientConnection::new(self.tls.clone(), "127.0.0.1".try_into().unwrap()).unwrap();
-        while tls.is_handshaking() {
-            tls.complete_io(&mut tcp).unwrap();
-        }
-        StreamOwned::new(tls, tcp)
+    fn connect(&self) -> Stream {
+        connect(&self.address, &self.tls)
     }
+}
+
+type Stream = StreamOwned<ClientConnection, TcpStream>;
+
+/// A client that keeps its connection, for what the server's own work takes.
+pub(crate) struct Kept {
+    runtime: tokio::runtime::Runtime,
+    client: reqwest::Client,
+    url: String,
+    login: Value,
+    sign: String,
+    csr: Csr,
+}
+
+impl Kept {
+    /// Signs at MOUNT and logs in with AppRole by `login`.
+    pub(crate) fn new(url: &str, tls: &str, mount: &str, login: Value) -> Self {
+        let tls = trusting(CertificateDer::from_pem_slice(tls.as_bytes()).unwrap());
+        let builder = reqwest::Client::builder().tls_backend_preconfigured((*tls).clone()).no_proxy();
+        let csr = csr(&Key::generate(KeyKind::P256).unwrap(), &identity());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (client, sign) = (builder.build().unwrap(), format!("{mount}/sign/{ROLE}"));
+        let kept = Self { runtime, client, url: url.to_owned(), login, sign, csr };
+        kept.once();
+        kept
+    }
+
+    /// Login, signature, the token given back; in milliseconds.
+    pub(crate) fn once(&self) -> f64 {
+        let mut lap = Lap(Instant::now());
+        let login = self.post("auth/approle/login", "", &self.login);
+        let token = login["auth"]["client_token"].as_str().unwrap();
+        let body = json!({ "csr": self.csr.pem(), "common_name": "node01.example.com" });
+        let signed = self.post(&self.sign, token, &body);
+        assert!(signed["data"]["certificate"].is_string(), "{signed}");
+        self.post("auth/token/revoke-self", token, &json!({}));
+        lap.ms()
+    }
+
+    fn post(&self, path: &str, token: &str, body: &Value) -> Value {
+        let request = self.client.post(format!("{}/v1/{path}", self.url)).header("x-vault-token", token);
+        let asked = request.timeout(std::time::Duration::from_secs(30)).json(body);
+        self.runtime.block_on(async {
+            let answer = asked.send().await.unwrap().error_for_status().unwrap();
+            serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap_or_default()
+        })
+    }
+}
+
+fn trusting(root: CertificateDer<'static>) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(root).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut tls = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    // A new process has no session to resume.
+    tls.resumption = rustls::client::Resumption::disabled();
+    Arc::new(tls)
+}
+
+fn connect(address: &str, tls: &Arc<ClientConfig>) -> Stream {
+    let mut tcp = TcpStream::connect(address).unwrap();
+    tcp.set_nodelay(true).unwrap();
+    let mut tls = ClientConnection::new(tls.clone(), "127.0.0.1".try_into().unwrap()).unwrap();
+    while tls.is_handshaking() {
+        tls.complete_io(&mut tcp).unwrap();
+    }
+    StreamOwned::new(tls, tcp)
+}
+
+fn csr(key: &Key, identity: &Identity) -> Csr {
+    let dialect = Dialect { usages: true, lone_name: true, attributes: Vec::new(), extensions: Vec::new() };
+    Csr::new(key, identity, &dialect).unwrap()
 }
 
 fn identity() -> Identity {
@@ -100,7 +157,7 @@ fn identity() -> Identity {
     }
 }
 
-fn post(stream: &mut StreamOwned<ClientConnection, TcpStream>, csr: &Csr) -> Value {
+fn post(stream: &mut Stream, csr: &Csr) -> Value {
     let body = json!({ "csr": csr.pem() }).to_string();
     let head = format!(
         "POST /v1/{MOUNT}/sign/{ROLE} HTTP/1.1\r\nhost: ca\r\nx-vault-token: {TOKEN}\r\ncontent-length: {}\r\n\r\n",

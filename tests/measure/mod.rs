@@ -8,7 +8,7 @@ mod floor;
 mod process;
 
 pub(crate) use crowd::{Fared, at_once};
-pub(crate) use floor::{Floor, PIECES};
+pub(crate) use floor::{Floor, Kept, PIECES};
 pub(crate) use process::{Calls, Sample, calls, own, resident, sample};
 
 /// Median and spread of samples.
