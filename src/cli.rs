@@ -75,7 +75,7 @@ pub enum Command {
         /// Exit with 3 if there is something to do
         #[arg(long)]
         exit_code: bool,
-        /// Have FILE say so if there is nothing to do, and else be empty, for a condition of a unit
+        /// Have FILE there only if there is nothing to do, for a condition of a unit
         #[arg(long, value_name = "FILE", conflicts_with = "only")]
         idle: Option<PathBuf>,
         /// Print the drop-in that nodecert's own units need to write where this configuration does

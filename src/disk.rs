@@ -30,7 +30,7 @@ pub use commit::{commit, may_commit, may_write, prove_writable};
 pub use erase::{Erased, erase, erase_file, erase_state, wipe};
 pub use held::held;
 pub use last::{last_run, note_run};
-pub use outside::{present, put_outside, read_outside};
+pub use outside::{present, put_outside, read_outside, remove_outside};
 pub use plain::{ABSENT, differs, list_dropins, put, read_text, trust_is, widen};
 pub use repair::{drift, repair};
 pub use secret::{copies, secret};

@@ -113,6 +113,7 @@ fn private_pem(der: &[u8]) -> Zeroizing<String> {
     let mut line = Zeroizing::new([0; 64]);
     pem.push_str("-----BEGIN PRIVATE KEY-----\n");
     for part in der.chunks(48) {
+        // 48 bytes are 64 letters, RFC 4648, so neither can fail.
         let length = BASE64.encode_slice(part, &mut *line).unwrap_or_default();
         pem.push_str(std::str::from_utf8(&line[..length]).unwrap_or_default());
         pem.push('\n');

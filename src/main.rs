@@ -75,7 +75,7 @@ fn answer(cli: &Cli, live: bool) -> Result<u8, Error> {
         }
         Command::Plan { only, exit_code, idle: told, read_write_paths } => {
             // First: whatever ends us before we know, no one is to take it for nothing to do.
-            told.iter().try_for_each(|path| run::publish(path, b""))?;
+            told.iter().try_for_each(|path| run::withdraw(path))?;
             let world = world(cli)?;
             let survey = run::survey(&world, false)?;
             if *read_write_paths {

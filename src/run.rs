@@ -1,7 +1,7 @@
 //! The flow, to be read from top to bottom. This room alone calls those that do I/O.
 //!
 //! ```text
-//! begin         lock -> in service? -> clock -> survey -> keepsakes -> owe
+//! begin         lock -> in service? -> clock -> survey -> take up -> keepsakes -> owe
 //! waves         { CAs side by side { anchors -> trust files -> obtain } }
 //! settle_files  trust files -> repair -> files
 //! finish        pay -> used secrets -> report
@@ -139,6 +139,11 @@ pub fn last_run(world: &World) -> Option<LastRun> {
 /// Writes metrics or a page where the caller wants them, whole or not at all.
 pub fn publish(path: &Path, text: &[u8]) -> Result<(), Error> {
     disk::put_outside(path, text).map_err(Error::Disk)
+}
+
+/// Takes back what was published: removed, so that no full disk can keep it in force.
+pub fn withdraw(path: &Path) -> Result<(), Error> {
+    disk::remove_outside(path).map_err(Error::Disk)
 }
 
 /// One run: its CAs, opened when first needed, and what became of each certificate.

@@ -208,7 +208,7 @@ impl Template {
             .and_then(|e| e.eval(&scope.0))
             .map_err(|e| unrendered(&self.text, &e))?;
         match (value.kind(), value.try_iter()) {
-            (ValueKind::Seq, Ok(items)) if fits(&value, &mut { LIST }) => {
+            (ValueKind::Seq, Ok(items)) if fits(&value, &mut { LIST }, DEPTH) => {
                 Ok(items.map(|item| item.to_string()).collect())
             }
             _ => Ok(vec![self.render(scope)?]),
@@ -227,6 +227,8 @@ impl<'de> Deserialize<'de> for Template {
 const STEPS: u64 = 250_000;
 /// Bytes; of a list that is written out as it is.
 const LIST: usize = 1_000_000;
+/// Lists in lists; each takes its part of the stack.
+const DEPTH: usize = 100;
 
 /// Templates fail on what is not defined, rather than put an empty name into a certificate, and end.
 pub(crate) fn environment() -> Environment<'static> {
@@ -234,28 +236,31 @@ pub(crate) fn environment() -> Environment<'static> {
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_fuel(Some(STEPS));
     // What a list takes that is repeated, or holds itself many times over, is counted only once it is written out.
-    environment.set_formatter(|out, state, value| match fits(value, &mut { LIST }) {
+    environment.set_formatter(|out, state, value| match fits(value, &mut { LIST }, DEPTH) {
         true => escape_formatter(out, state, value),
         false => Err(ErrorKind::OutOfFuel.into()),
     });
     environment
 }
 
-/// Whether a value, where it is a list or a map, is written out in so many bytes.
-fn fits(value: &Value, left: &mut usize) -> bool {
+/// Whether a value, where it is a list or a map, is written out in so many bytes, and lists in lists so deep.
+fn fits(value: &Value, left: &mut usize, deep: usize) -> bool {
     let Some(mut items) = value.as_object().and_then(|_| value.try_iter().ok()) else { return true };
+    let Some(deeper) = deep.checked_sub(1) else { return false };
     let is_map = value.kind() == ValueKind::Map;
     items.all(|item| {
         *left = left.saturating_sub(1 + item.as_str().map_or(0, str::len));
         let inner = if is_map { value.get_item(&item).unwrap_or_default() } else { item };
-        *left > 0 && fits(&inner, left)
+        *left > 0 && fits(&inner, left, deeper)
     })
 }
 
 /// What the engine says, or that it came to our bound.
 pub(crate) fn said_of_template(error: &minijinja::Error) -> String {
     match error.kind() {
-        ErrorKind::OutOfFuel => format!("it takes more than {STEPS} steps, 16 MB, or 1 MB for a list"),
+        ErrorKind::OutOfFuel => format!(
+            "it takes more than {STEPS} steps, 16 MB, or 1 MB for a list, or has more than {DEPTH} lists in one another"
+        ),
         _ => error.to_string(),
     }
 }
@@ -414,7 +419,8 @@ mod tests {
         assert_eq!(render(once).map(|text| text.len()), Ok(4_000_000));
         let splice = |text: &str| Template::new(text).and_then(|template| template.splice(&scope()));
         assert!(splice("{{ [['x'] * 90000000] }}").is_err_and(|error| error.contains("1 MB for a list")));
-        for text in [often.as_str(), &apart, list, &laughs, "{{ {'a': ['x'] * 90000000} }}"] {
+        let deep = "{% set ns = namespace(a=['x']) %}{% for i in range(2000) %}{% set ns.a = [ns.a] %}{% endfor %}{{ ns.a }}";
+        for text in [often.as_str(), &apart, list, &laughs, deep, "{{ {'a': ['x'] * 90000000} }}"] {
             assert!(
                 render(text).is_err_and(|error| error.contains("more than 250000 steps, 16 MB")),
                 "{text}"

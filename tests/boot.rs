@@ -675,8 +675,9 @@ fn a_boot_is_held_up_for_moments_only() {
     idle_in_the_sandbox(&guest);
     let (mut first, mut later, mut idle) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..5 {
-        for held in [&mut first, &mut later] {
+        for (held, runs) in [(&mut first, "yes"), (&mut later, "no")] {
             guest.boot_fully();
+            assert_eq!(guest.property("nodecert.service", "ConditionResult"), runs);
             held.push(held_up(&guest, &["nodecert-check.service", "nodecert.service"]));
             idle.push(held_up(&guest, &["idle.service"]));
             guest.cut_power();

@@ -309,7 +309,7 @@ fn the_certificate_that_a_host_logs_in_with_is_not_revoked_before_there_is_anoth
         give(&site, &fake);
         let done = revoke(&site);
         assert_eq!(done.exit(), Exit::Done, "{}", done.text());
-        assert!(done.text().contains("its next run gets others"), "{}", done.text());
+        assert!(done.text().contains("if what else it has still logs in to CA etcd"), "{}", done.text());
         assert_eq!(actions(&site.run()), [Action::Obtain]);
         assert_ne!(site.serial("web"), serial);
     }
@@ -342,6 +342,24 @@ fn a_host_that_ends_revokes_what_it_logs_in_with_last_and_is_promised_no_other()
         fake.seen().into_iter().filter(|seen| seen.path.ends_with("/revoke")).map(|seen| seen.body).collect();
     assert_eq!(revoked.len(), 2);
     assert_eq!(revoked[1], serde_json::json!({ "serial_number": web }));
+}
+
+#[test]
+fn a_host_that_could_not_revoke_all_keeps_the_way_in_until_it_can() {
+    let fake = Fake::start();
+    let site = on_its_own_certificate(&fake, "");
+    site.configure("[certificate.api]\nca = \"etcd\"\ncommon_name = \"node01\"\ndirectory = \"/etc/api\"\n");
+    site.run();
+    fake.misbehave("/revoke", Fault::Status(403, None, "no"), 1);
+    let failed = decommission(&site, true);
+    assert_eq!(failed.exit(), Exit::Refused, "{}", failed.text());
+    for words in
+        ["web: not revoked yet, for this host logs in to CA etcd with it", "mend that and run it again"]
+    {
+        assert!(failed.text().contains(words), "{words}: {}", failed.text());
+    }
+    let done = decommission(&site, true);
+    assert_eq!(done.exit(), Exit::Done, "{}", done.text());
 }
 
 #[test]

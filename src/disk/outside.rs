@@ -20,6 +20,14 @@ pub fn put_outside(path: &Path, content: &[u8]) -> Result<(), DiskError> {
     Ok(dir.put(name, content, 0o644, None)?)
 }
 
+/// Removes a file, whatever is there under its name; one that is missing is no fault.
+pub fn remove_outside(path: &Path) -> Result<(), DiskError> {
+    let (root, name) = parent(path)?;
+    let (Some(dir), name) = root.parent_to_write(&name)? else { return Ok(()) };
+    dir.remove(name)?;
+    Ok(())
+}
+
 /// Those of some paths below the root that are there.
 pub fn present(root: &Root, paths: &[PathBuf]) -> Result<BTreeSet<PathBuf>, DiskError> {
     let mut there = BTreeSet::new();

@@ -3,6 +3,7 @@
 
 mod erase;
 
+use std::collections::BTreeSet;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use super::load::{given_up, given_up_state};
 use super::survey::{Survey, survey};
 use super::{Ask, Run, World};
 use crate::bundle::Bundle;
-use crate::ca::{Ca, Deadline, Material};
+use crate::ca::{self, Ca, Deadline, Material};
 use crate::certificate::Certificate;
 use crate::disk;
 use crate::plan::Verdict;
@@ -27,7 +28,7 @@ use crate::stop::Stop;
 pub(super) const DECOMMISSIONED: &str = "decommissioned";
 
 /// Has the CAs revoke what is held of these certificates. The next run gets others, with new keys; what it would
-/// log in with is not revoked unless there is another way in.
+/// log in with is not revoked unless there is something else to try.
 pub async fn revoke(
     world: &World,
     names: &[Name],
@@ -78,7 +79,7 @@ async fn give_up_all(world: &World, names: &[Name], ask: &Ask) -> Result<Farewel
     }
     run.close().await;
     if !farewell.done.is_empty() && said_out(world).is_none() {
-        farewell.left.push("this host: its next run gets others".to_owned());
+        farewell.left.push(survey.next_run(&asked));
     }
     end(lock, &farewell);
     Ok(farewell)
@@ -94,6 +95,13 @@ async fn retire(world: &World, host: &str, revoke: bool, ask: &Ask) -> Result<Fa
     let (mut may_go, was_out) = (true, said_out(world).is_some());
     if revoke {
         for name in survey.last_first().filter(|name| survey.may_hold(name)) {
+            // Without the way in, what has just failed could never be revoked from here.
+            if !may_go && let Err(Failure::LocksOut { ca, .. }) = run.other_way_in(&survey, name) {
+                farewell
+                    .left
+                    .push(format!("{name}: not revoked yet, for this host logs in to CA {ca} with it"));
+                continue;
+            }
             may_go &= run.give_up(&survey, name, &mut farewell).await;
         }
         run.close().await;
@@ -227,6 +235,21 @@ fn revoked_line(certificate: &Certificate, ca: &Ca, serial: &str) -> String {
 }
 
 impl Survey {
+    /// What brings others. Whether a secret still opens a CA shows only when it is used.
+    fn next_run(&self, revoked: &BTreeSet<Name>) -> String {
+        let logins =
+            |ca: &ca::Settings| ca.logs_in_with().iter().any(|name| revoked.contains(name.get_ref()));
+        let cas: Vec<_> =
+            self.config.cas.iter().filter(|(_, ca)| logins(ca)).map(|(name, _)| name.as_str()).collect();
+        match cas.is_empty() {
+            true => "this host: its next run gets others".to_owned(),
+            false => format!(
+                "this host: its next run gets others, if what else it has still logs in to CA {}, which was not tried: `nodecert run` shows",
+                cas.join(", ")
+            ),
+        }
+    }
+
     /// Those that log in to the CA of another come after it.
     fn last_first(&self) -> impl Iterator<Item = &Name> {
         self.node.waves.iter().rev().flatten()

@@ -40,14 +40,13 @@ fn told(survey: &Survey, world: &World, only: &[Name], seen: Vec<FileLine>) -> R
         let concerned = survey.concerned(&asked);
         files.retain(|line| concerned.contains(line.path.as_path()));
     }
-    let (owed, unknown) = owed_lines(survey, world);
     let decommissioned = said_out(world);
     let out = decommissioned.clone().map(|since| Error::Decommissioned(since).to_string());
     Ok(Report {
         certificates: chosen.map(|certificate| survey.line(certificate)).collect(),
         files,
-        owed,
-        notes: unknown.into_iter().chain(out).chain(survey.notes()).collect(),
+        owed: owed_lines(survey, world),
+        notes: out.into_iter().chain(survey.notes()).collect(),
         last_run: None,
         decommissioned,
     })
@@ -72,15 +71,13 @@ fn file_lines(survey: &Survey, world: &World, seen: Vec<FileLine>) -> Vec<FileLi
     trusts.chain(kept).chain(rendered).collect()
 }
 
-/// What is owed, or why that is not known.
-fn owed_lines(survey: &Survey, world: &World) -> (Vec<OwedLine>, Option<String>) {
-    match owed::read(&world.root, &survey.node) {
-        Ok(debts) => {
-            let line = |deed: &_| OwedLine { deed: ToString::to_string(deed), trouble: None };
-            (owed::deeds(&debts).iter().map(line).collect(), None)
-        }
-        Err(error) => (Vec::new(), Some(format!("what is owed is not known: {}", chain(&error)))),
-    }
+/// What is owed. Where that is not known there may be something to do.
+fn owed_lines(survey: &Survey, world: &World) -> Vec<OwedLine> {
+    let deeds = match owed::read(&world.root, &survey.node) {
+        Ok(debts) => owed::deeds(&debts).iter().map(ToString::to_string).collect(),
+        Err(error) => vec![format!("what is owed is not known: {}", chain(&error))],
+    };
+    deeds.into_iter().map(|deed| OwedLine { deed, trouble: None }).collect()
 }
 
 impl Run<'_> {
@@ -164,7 +161,7 @@ impl Run<'_> {
 
 /// What has expired vouches for nothing: worth a word when a trust file is written that holds it.
 fn dead_trusts(survey: &Survey, trusts: &Trusts) -> BTreeSet<String> {
-    let written = survey.node.trusts.iter().filter(|trust| matches!(trusts.get(&trust.path), Some(Ok(true))));
+    let written = written(survey, trusts);
     let dead = |ca: &Name| {
         let expired = survey.known_anchors(ca).map(|known| known.expired(survey.now)).unwrap_or_default();
         let said = |(name, when)| {
@@ -181,7 +178,7 @@ fn dead_trusts(survey: &Survey, trusts: &Trusts) -> BTreeSet<String> {
 /// A root that stands above the CA vouches for every other CA that it has signed: worth a word when a trust
 /// file begins to hold it, and not each night.
 fn wide_trusts(survey: &Survey, trusts: &Trusts) -> BTreeSet<String> {
-    let written = survey.node.trusts.iter().filter(|trust| matches!(trusts.get(&trust.path), Some(Ok(true))));
+    let written = written(survey, trusts);
     let wide = |trust: &TrustFile, name: &Name| {
         let certificate = survey.node.certificates.get(name)?;
         let issuer = survey.bundle(name)?.pair().chain().get(1)?;
@@ -195,4 +192,8 @@ fn wide_trusts(survey: &Survey, trusts: &Trusts) -> BTreeSet<String> {
         })
     };
     written.flat_map(|trust| trust.certificates.iter().filter_map(move |name| wide(trust, name))).collect()
+}
+
+fn written<'a>(survey: &'a Survey, trusts: &'a Trusts) -> impl Iterator<Item = &'a TrustFile> {
+    survey.node.trusts.iter().filter(|trust| matches!(trusts.get(&trust.path), Some(Ok(true))))
 }
