@@ -98,6 +98,19 @@ fn plan_tells_by_its_exit_code_whether_there_is_something_to_do_and_changes_noth
     assert_eq!(host.nodecert("plan --exit-code").exit, 0);
 }
 
+#[test]
+fn a_configuration_that_others_can_write_is_not_followed() {
+    let host = Host::new();
+    let config = host.path("etc/nodecert/config.toml");
+    fs::set_permissions(&config, fs::Permissions::from_mode(0o646)).unwrap();
+    let run = host.nodecert("run");
+    assert_eq!(run.exit, 70);
+    for words in ["others can write to ", "etc/nodecert/config.toml (mode 0646)", "chmod go-w it"] {
+        assert!(run.err.contains(words), "{words}: {}", run.err);
+    }
+    assert!(!host.path("var").exists());
+}
+
 /// What a unit goes by: a start is passed over only by a word that is of now.
 #[test]
 fn plan_leaves_word_only_where_there_is_nothing_to_do() {

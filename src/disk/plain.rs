@@ -71,6 +71,10 @@ pub fn read_text(root: &Root, path: &Path, limit: usize) -> Result<Option<(Strin
         return Ok(Some((String::new(), false)));
     }
     let Some(read) = found? else { return Ok(None) };
+    // What this host does and whom it trusts is for its owner to say.
+    if read.meta.mode & 0o002 != 0 {
+        return Err(RootError::Open { path: root.shown(path), mode: read.meta.mode }.into());
+    }
     match String::from_utf8(read.content.to_vec()) {
         Ok(text) => Ok(Some((text, read.meta.mode & 0o044 == 0))),
         Err(_) => Err(RootError::NotText { path: root.shown(path) }.into()),

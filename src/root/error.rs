@@ -54,7 +54,7 @@ pub enum RootError {
         /// Whose it is.
         user: u32,
     },
-    /// A directory on the way to what root is to write, and that others can write.
+    /// A directory on the way to what root is to write, or a file that it goes by, and that others can write.
     #[error(
         "others can write to {} (mode {mode:04o}), and could put something else in the place of what lies there: chmod go-w it", path.display()
     )]
