@@ -105,6 +105,33 @@ fn etcd_comes_up_within_a_minute_of_a_late_ca() {
     println!("a boot with usable certificates and no CA: {:?}", began.elapsed());
 }
 
+/// As on the first host of a site: what it asks for its certificates is started by the same boot, after nodecert has begun.
+#[test]
+#[ignore = "needs servers: run tests/all"]
+fn a_vault_on_the_very_host_starts_and_signs_for_it() {
+    let mut bao = Openbao::start();
+    let lan = lan(1);
+    let pki = authority(&bao);
+    let mut guest = member(&lan, &bao, &pki, 1, 1);
+    let here = configuration(&pki, 1).replace(&format!("https://{OUTSIDE}:8200"), &bao.url());
+    guest.write("/etc/nodecert/config.toml", &here);
+    let (binds, unit) = bao.moved();
+    binds.iter().for_each(|bind| guest.option(bind));
+    guest.write("/etc/systemd/system/openbao.service", &unit);
+    guest.link("/etc/systemd/system/multi-user.target.wants/openbao.service", "../openbao.service");
+
+    guest.boot();
+    guest.wait_for("etcd.service", "active", Duration::from_secs(60));
+    healthy(&guest);
+    let number = |unit: &str, property: &str| guest.property(unit, property).parse::<u64>().unwrap();
+    assert!(
+        number("nodecert.service", "InactiveEnterTimestampMonotonic")
+            > number("openbao.service", "ActiveEnterTimestampMonotonic"),
+        "the one waited for the other: {}",
+        guest.journal("")
+    );
+}
+
 /// A real kubelet that the drop-in holds back. That it is right with kube-apiserver too is what `tests/kubernetes.rs` shows.
 #[test]
 #[ignore = "needs servers: run tests/all"]

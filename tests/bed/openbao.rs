@@ -149,6 +149,24 @@ impl Openbao {
         self.daemon.kill();
     }
 
+    /// Ends the server here, and gives what a guest needs to run it as it is: options for its systemd-nspawn and a unit,
+    /// which unseals it too.
+    pub(crate) fn moved(&mut self) -> ([String; 2], String) {
+        self.stop();
+        let (directory, program) = (self.directory.path().display(), provided("NODECERT_TEST_BAO"));
+        let binds = [format!("--bind={directory}"), format!("--bind-ro={}:/opt/bao", program.display())];
+        let unseal = format!(
+            "/opt/bao operator unseal -address={} -ca-cert=/etc/nodecert/vault-ca.pem {}",
+            self.url(),
+            self.unseal_key
+        );
+        let unit = format!(
+            "[Service]\nType=exec\nEnvironment=HOME=/root\nExecStart=/opt/bao server -config={directory}/bao.hcl\n\
+             ExecStartPost=/bin/sh -c 'until {unseal}; do sleep 0.2; done'\n"
+        );
+        (binds, unit)
+    }
+
     /// Calls the API with the root token; the body of the answer, which has to be a success.
     pub(crate) fn admin(&self, method: Method, path: &str, body: &Value) -> Value {
         let (status, answer) = self.ask(method, path, Some(&self.root_token), body);
