@@ -5,6 +5,7 @@ mod places;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IntoDeserializer};
@@ -14,7 +15,7 @@ use crate::setting::{At, Fault, Name, SecretSource};
 use crate::{ca, certificate, component, facts, file, setting};
 
 pub use places::{Faults, Text};
-use places::{MAX_FAULTS, Sources};
+use places::{MAX_FAULTS, Places, Sources};
 
 /// The file that is read first.
 pub const MAIN: &str = "/etc/nodecert/config.toml";
@@ -37,6 +38,8 @@ pub struct Config {
     /// `[file.NAME]`
     pub files: BTreeMap<Name, At<file::Settings>>,
     sources: Sources,
+    /// Made when the first place is asked for.
+    places: OnceLock<Places>,
 }
 
 /// The tables that are not a component's.
@@ -100,6 +103,7 @@ pub fn parse(texts: Vec<Text>) -> Result<Config, Faults> {
         certificates: tables.certificate,
         files: tables.file,
         sources,
+        places: OnceLock::new(),
     })
 }
 
@@ -110,24 +114,14 @@ impl Config {
     }
 
     /// Where the first of these settings stands that does, as `FILE:LINE, a.b.c`; each is the keys on the way to it. The
-    /// texts are read again: only who reports a fault wants to know.
+    /// texts are read again, once: only who reports a fault wants to know.
     pub fn place(&self, settings: &[Vec<&str>]) -> Option<String> {
-        let padded = self.sources.padded();
-        let merged = merge(&padded, &mut Vec::new());
+        let read = || self.sources.places(&merge(&self.sources.padded(), &mut Vec::new()));
+        let places = self.places.get_or_init(read);
         settings.iter().find_map(|way| {
-            let line = self.sources.line(&span_of(&merged, way)?)?;
+            let line = self.sources.line(places, way)?;
             Some(format!("{line}, {}", way.join(".")))
         })
-    }
-}
-
-fn span_of(table: &DeTable<'_>, way: &[&str]) -> Option<Range<usize>> {
-    let (first, rest) = way.split_first()?;
-    let (key, value) = table.iter().find(|(key, _)| key.get_ref() == first)?;
-    match value.get_ref() {
-        _ if rest.is_empty() => Some(key.span()),
-        DeValue::Table(inner) => span_of(inner, rest),
-        _ => None,
     }
 }
 

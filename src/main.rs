@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
@@ -16,12 +16,13 @@ use nodecert::report::{Action, Exit, Report};
 use nodecert::root::Root;
 use nodecert::run::{self, Ask, Error, World};
 use nodecert::sandbox::Sandbox;
-use nodecert::setting::{RETOLD, chain};
+use nodecert::setting::{REPEATED, RETOLD, chain};
 use nodecert::stop::Stop;
 use tracing::{Level, error, info};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::format::debug_fn;
+use tracing_subscriber::fmt::writer::MakeWriterExt;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
     match answer(&cli, live) {
         Ok(code) => ExitCode::from(code),
         Err(failed) => {
+            held_back();
             tell(&cli, &failed);
             ExitCode::from(if is_plugin(&cli) { UNKNOWN } else { failed.exit().code() })
         }
@@ -277,8 +279,9 @@ fn is_plugin(cli: &Cli) -> bool {
 fn start_logging(global: &Global, live: bool) {
     let level = [Level::INFO, Level::DEBUG, Level::TRACE][usize::from(global.verbose.min(2))];
     let journal = under_journald().then(tracing_journald::layer).and_then(Result::ok);
-    let retold = if journal.is_none() && is_report_read(global) { LevelFilter::OFF } else { level.into() };
-    let ours = Targets::new().with_target("nodecert", level).with_target(RETOLD, retold);
+    let reported = journal.is_none() && is_report_read(global);
+    let repeated = if reported { LevelFilter::OFF } else { level.into() };
+    let ours = Targets::new().with_target("nodecert", level).with_target(REPEATED, repeated);
     let registry = tracing_subscriber::registry().with(live.then_some(Progress)).with(ours);
     let journal = journal.map(|layer| layer.with_field_prefix(Some("NODECERT".to_owned())));
     let terminal = std::io::stderr().is_terminal();
@@ -287,14 +290,39 @@ fn start_logging(global: &Global, live: bool) {
         "message" => write!(writer, "{value:?}"),
         _ => Ok(()),
     });
-    let lines =
-        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false).fmt_fields(message);
+    let at_once = std::io::stderr.with_filter(move |record| !reported || record.target() != RETOLD);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(at_once.or_else(|| Held))
+        .with_target(false)
+        .fmt_fields(message);
     match journal {
         Some(journal) => registry.with(journal).init(),
         None if terminal => {
             registry.with(lines.without_time().with_ansi(std::env::var_os("NO_COLOR").is_none())).init();
         }
         None => registry.with(lines.with_ansi(false)).init(),
+    }
+}
+
+/// What the report will say, in case there comes none: [`RETOLD`].
+static HELD: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+struct Held;
+
+impl Write for Held {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        HELD.lock().map_err(|_| std::io::ErrorKind::Other)?.write(line)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// There is no report to say it.
+fn held_back() {
+    if let Ok(held) = HELD.lock() {
+        let _ = std::io::stderr().write_all(&held);
     }
 }
 

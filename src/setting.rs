@@ -362,9 +362,12 @@ pub fn is_shown(c: char) -> bool {
     !c.is_control() && !turns
 }
 
-/// The target of records that say what was said before, or will be in the report: the journal gets them all the same,
-/// and who has run it by hand is told once.
+/// The target of records that say what will be in the report: the journal gets them all the same, and who has run it
+/// by hand is told once.
 pub const RETOLD: &str = "nodecert::retold";
+
+/// The target of records that say what was said before, likewise.
+pub const REPEATED: &str = "nodecert::repeated";
 
 /// An error and its causes, once, joined by colons.
 pub fn chain(error: &dyn std::error::Error) -> String {

@@ -14,7 +14,15 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
+use nix::time::{ClockId, clock_gettime};
+use nodecert::clock::Clock;
+use nodecert::facts;
+use nodecert::report::CertificateLine;
+use nodecert::root::Root;
+use nodecert::run::{self, World};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -35,6 +43,22 @@ ca = "lab"
 common_name = "{{ fqdn }}"
 dns = ["{{ fqdn }}"]
 directory = "/etc/web/pki"
+"#;
+
+/// A CA whose file is not there.
+const AWAY: &str = r#"
+[node]
+hostname = "node01"
+addresses = ["10.0.0.11"]
+
+[ca.etcd]
+anchors.published = true
+tls.file = "/etc/nodecert/none.pem"
+[ca.etcd.vault]
+urls = ["https://127.0.0.1:1"]
+mount = "pki"
+role = "node"
+auth = [{ token = { file = "/etc/nodecert/token" } }]
 "#;
 
 struct Host {
@@ -69,11 +93,8 @@ impl Host {
     fn nodecert(&self, words: &str) -> Answer {
         let mut command = assert_cmd::Command::new(env!("CARGO_BIN_EXE_nodecert"));
         command.arg("--root").arg(self.root.path()).env_remove("JOURNAL_STREAM").env_remove("NOTIFY_SOCKET");
-        let output = command
-            .args(words.split_whitespace())
-            .timeout(std::time::Duration::from_secs(60))
-            .output()
-            .unwrap();
+        let output =
+            command.args(words.split_whitespace()).timeout(Duration::from_secs(60)).output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
         Answer { exit: output.status.code().unwrap(), out: text(&output.stdout), err: text(&output.stderr) }
     }
@@ -474,6 +495,41 @@ fn a_fault_is_told_once_by_hand_and_a_wait_when_it_begins() {
     assert_eq!(waited.exit, 75);
     assert_eq!(count(&waited, "127.0.0.1:1: "), [1, 1], "{}{}", waited.out, waited.err);
     assert!(away.nodecert("run --deadline 3s -v").err.matches("; next try in ").count() > 2);
+}
+
+/// By the time of this thread on a processor: the square of their number would be sixteen times as much.
+#[test]
+fn four_times_as_many_failures_are_explained_in_not_more_than_eight_times_the_time() {
+    let certificate = |n| {
+        format!(
+            "[certificate.web{n}]\nca = \"etcd\"\ncommon_name = \"node01\"\ndirectory = \"/etc/web{n}\"\n"
+        )
+    };
+    let explained = |count: usize| {
+        let host = Host::new();
+        let certificates: String = (0..count).map(certificate).collect();
+        host.put("etc/nodecert/config.toml", &format!("{AWAY}{certificates}"));
+        let world = World {
+            root: Arc::new(Root::open(host.root.path()).unwrap()),
+            host: facts::Host::live().unwrap(),
+            clock: Clock::system(),
+            tells: false,
+            config: None,
+        };
+        let spent = || Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap());
+        let before = spent();
+        let report = run::plan(&run::survey(&world, false).unwrap(), &world, &[]).unwrap();
+        let took = spent() - before;
+        let why = |line: &&CertificateLine| {
+            line.trouble
+                .as_ref()
+                .is_some_and(|trouble| trouble.message.contains("config.toml:8, ca.etcd.tls.file"))
+        };
+        assert_eq!(report.certificates.iter().filter(why).count(), count, "{}", report.plan());
+        took
+    };
+    let (few, many) = (explained(100), explained(400));
+    assert!(many < 8 * few, "100 in {few:?}, 400 in {many:?}");
 }
 
 #[test]

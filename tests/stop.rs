@@ -120,6 +120,40 @@ fn a_run_that_is_to_ask_again_later_ends_at_once() {
 }
 
 #[test]
+fn what_failed_before_a_run_was_asked_to_end_is_told_for_there_is_no_report() {
+    let fake = Fake::start();
+    fake.misbehave("/sign/", Fault::Status(503, Some("30".to_owned()), "sealed"), usize::MAX);
+    let other = format!(
+        r#"
+[ca.other]
+anchors.file = "/etc/nodecert/anchors.pem"
+tls.file = "/etc/nodecert/none.pem"
+[ca.other.vault]
+urls = ["{url}"]
+mount = "{MOUNT}"
+role = "{ROLE}"
+auth = [{{ token = "{TOKEN}" }}]
+[certificate.a]
+ca = "other"
+common_name = "node01"
+directory = "/etc/a/pki"
+"#,
+        url = fake.url
+    );
+    let site = by_vault(&fake, &other);
+    let run = start(site.nodecert(&["run"]));
+    let (output, took) =
+        ended(run, Signal::SIGINT, || fake.asked().iter().any(|call| call.contains("/sign/")));
+    is_clean(&site, &output, took);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    let of_a: Vec<_> = told.lines().filter(|line| line.contains(" a: ")).collect();
+    assert!(
+        matches!(of_a[..], [line] if line.contains("none.pem") && line.contains("ca.other.tls.file")),
+        "{told}"
+    );
+}
+
+#[test]
 fn a_run_that_waits_for_another_ends_at_once() {
     let site = Site::with(LOCAL);
     assert!(site.nodecert(&["run"]).output().unwrap().status.success());

@@ -17,7 +17,7 @@ use crate::clock::Clock;
 use crate::https::{
     Distrust, MAX_BODY, Trust, Unread, alert, bounded, client, client_config, lack, root_cause,
 };
-use crate::setting::{Name, RETOLD};
+use crate::setting::{Name, REPEATED};
 
 const REQUEST: Duration = Duration::from_secs(30);
 
@@ -116,7 +116,11 @@ impl Wire {
         let mut backoff = Backoff::default();
         loop {
             let round = match self.round(call).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    // Whatever it is waited for after this is news.
+                    self.waits.take();
+                    return Ok(answer);
+                }
                 Err(round) => round,
             };
             let why = round.conclude()?;
@@ -133,7 +137,7 @@ impl Wire {
         let (ca, asked, left) = (&self.ca, call.asked, self.deadline.left().as_secs());
         let wait = wait.as_secs_f64();
         if self.waits.replace(why.to_owned()) == why {
-            warn!(target: RETOLD, %ca, wait_s = wait, "CA {ca}: cannot {asked} yet: {why}; next try in {wait:.1} s");
+            warn!(target: REPEATED, %ca, wait_s = wait, "CA {ca}: cannot {asked} yet: {why}; next try in {wait:.1} s");
         } else {
             warn!(%ca, wait_s = wait, "CA {ca}: cannot {asked} yet: {why}; next try in {wait:.1} s, and so on for {left} s");
         }

@@ -1,8 +1,11 @@
 //! Where faults stand: the texts of a configuration, and its faults by file, line and column.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
+
+use toml::de::{DeTable, DeValue};
 
 use crate::setting::{self, Fault};
 
@@ -94,10 +97,23 @@ impl Sources {
         Faults(found.into_iter().flat_map(|faults| faults.0).take(MAX_FAULTS).collect())
     }
 
-    pub(super) fn line(&self, span: &Range<usize>) -> Option<String> {
-        let (source, offset) = self.holding(span)?;
-        let before = source.text.get(..offset)?;
-        Some(format!("{}:{}", source.path.display(), before.matches('\n').count() + 1))
+    /// Where all keys stand, of the tables that these texts are merged to.
+    pub(super) fn places(&self, merged: &DeTable<'_>) -> Places {
+        let (mut lines, mut begin) = (Vec::new(), 0);
+        for source in &self.0 {
+            lines.push(begin);
+            lines.extend(source.text.match_indices('\n').map(|(at, _)| begin + at + 1));
+            begin += source.text.len() + 1;
+        }
+        Places { keys: keys(merged), lines }
+    }
+
+    /// Where a setting stands, as `FILE:LINE`.
+    pub(super) fn line(&self, places: &Places, way: &[&str]) -> Option<String> {
+        let at = find(&places.keys, way)?;
+        let (source, offset) = self.holding(&(at..at))?;
+        let until = |place| places.lines.partition_point(|begin| *begin <= place);
+        Some(format!("{}:{}", source.path.display(), until(at) - until(at - offset) + 1))
     }
 
     fn place(&self, fault: &Fault) -> String {
@@ -109,6 +125,38 @@ impl Sources {
         let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
         format!("{}:{line}:{column}: ", source.path.display())
     }
+}
+
+/// Where all keys stand: who has one failure to explain may have thousands, and reads the texts again but once.
+#[derive(Debug)]
+pub(super) struct Places {
+    keys: Keys,
+    /// Where each line begins.
+    lines: Vec<usize>,
+}
+
+/// Where each key begins, and the keys below it.
+type Keys = BTreeMap<String, Key>;
+
+#[derive(Debug)]
+struct Key {
+    at: usize,
+    below: Keys,
+}
+
+fn keys(table: &DeTable<'_>) -> Keys {
+    let key = |value: &DeValue<'_>, at| match value {
+        DeValue::Table(inner) => Key { at, below: keys(inner) },
+        _ => Key { at, below: Keys::new() },
+    };
+    let all = table.iter();
+    all.map(|(name, value)| (name.get_ref().to_string(), key(value.get_ref(), name.span().start))).collect()
+}
+
+fn find(keys: &Keys, way: &[&str]) -> Option<usize> {
+    let (first, rest) = way.split_first()?;
+    let key = keys.get(*first)?;
+    if rest.is_empty() { Some(key.at) } else { find(&key.below, rest) }
 }
 
 /// Keys that there were: with one that stands beside them, and what to do.

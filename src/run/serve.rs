@@ -1,6 +1,7 @@
 //! One CA and the certificates that it signs: anchors, trust files, requests. CAs are served side by side, so
 //! that one that is away holds up no other.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::future::join_all;
@@ -43,6 +44,10 @@ impl Run<'_> {
             true => Some(self.fetch_anchors(survey, ca, known).await),
             false => None,
         };
+        if let Some(Err(failure)) = &learned {
+            let reason = survey.trouble(failure, &[]).message;
+            warn!(target: RETOLD, %ca, reason, "{reason}");
+        }
         let mut served =
             Served { ca: ca.clone(), learned, unread: None, trusts: BTreeMap::new(), results: Vec::new() };
         let news = served.learned.as_ref().and_then(|learned| learned.as_ref().ok());
@@ -50,10 +55,20 @@ impl Run<'_> {
         let lists = self.learn_crl(survey, ca, ask).await;
         let again = news.is_some() || matches!(lists, Ok(true));
         served.unread = lists.err();
+        if let Some(failure) = &served.unread {
+            warn!(target: RETOLD, %ca, "{}", survey.trouble(failure, &[]).message);
+        }
         let (verdicts, unread) = self.verdicts(survey, names, anchors, again, ask);
         let due: Vec<_> = verdicts.iter().filter(|(_, verdict)| verdict.is_to_get(ask.missing)).collect();
         served.trusts = self.widen(survey, &due.iter().map(|(name, _)| *name).collect(), ca, anchors);
-        let obtain = |name, verdict| self.obtain(survey, name, anchors, verdict, &served.trusts);
+        // Each is told as it fails: the others may wait for long, and be told to end.
+        let said = RefCell::default();
+        unread.iter().for_each(|(name, result)| tell(survey, ca, name, result, &said));
+        let obtain = async |name, verdict| {
+            let result = self.obtain(survey, name, anchors, verdict, &served.trusts).await;
+            tell(survey, ca, name, &result, &said);
+            result
+        };
         let results = join_all(due.iter().map(|(name, verdict)| obtain(*name, verdict))).await;
         let results = due.iter().map(|(name, _)| (**name).clone()).zip(results);
         served.results = results.chain(unread).collect();
@@ -137,22 +152,16 @@ impl Run<'_> {
                 survey.anchors.insert(served.ca.clone(), Ok(Some(anchors)));
                 survey.look_again(self.world, &served.ca, ask.force);
             }
-            Some(Err(failure)) => {
-                let reason = survey.trouble(&failure, &[]).message;
-                warn!(target: RETOLD, ca = %served.ca, reason, "{reason}");
-                match survey.known_anchors(&served.ca) {
-                    Some(_) => drop(survey.unread.anchors.insert(served.ca.clone(), failure)),
-                    None => drop(survey.anchors.insert(served.ca.clone(), Err(failure))),
-                }
-            }
+            Some(Err(failure)) => match survey.known_anchors(&served.ca) {
+                Some(_) => drop(survey.unread.anchors.insert(served.ca.clone(), failure)),
+                None => drop(survey.anchors.insert(served.ca.clone(), Err(failure))),
+            },
             None => {}
         }
         if let Some(failure) = served.unread {
-            warn!(target: RETOLD, ca = %served.ca, "{}", survey.trouble(&failure, &[]).message);
             survey.unread.lists.insert(served.ca.clone(), failure);
         }
         self.trusts.extend(served.trusts);
-        let mut said = BTreeMap::new();
         for (name, result) in served.results {
             match result {
                 Ok((bundle, reason)) => {
@@ -160,14 +169,22 @@ impl Run<'_> {
                     survey.is_mended(&name);
                     self.done.insert(name, Done::Obtained(reason));
                 }
-                Err(failure) => {
-                    let trouble = survey.trouble(&failure, &["certificate", name.as_str()]);
-                    let (reason, exit, ca) = (trouble.message, trouble.exit.code(), &served.ca);
-                    let shown = said_once(&mut said, name.as_str(), &reason);
-                    warn!(target: RETOLD, certificate = %name, ca = %ca, reason, exit, "{name}: {shown}");
-                    self.done.insert(name, Done::Failed(failure));
-                }
+                Err(failure) => drop(self.done.insert(name, Done::Failed(failure))),
             }
         }
     }
+}
+
+fn tell(
+    survey: &Survey,
+    ca: &Name,
+    name: &Name,
+    result: &Obtained,
+    said: &RefCell<BTreeMap<String, String>>,
+) {
+    let Err(failure) = result else { return };
+    let trouble = survey.trouble(failure, &["certificate", name.as_str()]);
+    let (reason, exit) = (trouble.message, trouble.exit.code());
+    let shown = said_once(&mut said.borrow_mut(), name.as_str(), &reason);
+    warn!(target: RETOLD, certificate = %name, %ca, reason, exit, "{name}: {shown}");
 }
