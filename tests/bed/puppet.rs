@@ -309,7 +309,7 @@ fn serve(root: PathBuf, system: PathBuf) -> Daemon {
 }
 
 /// A command in a root directory, to which `argv` may be appended. Each step execs the next, and the mounts
-/// end with it.
+/// end with it. Who is run by nohup ignores SIGHUP, and what it starts does: the server would not be reloaded.
 fn enter(system: &Path, argv: &[&str]) -> Command {
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "private", "sh", "-euc", ENTER, "enter"]);
@@ -319,7 +319,7 @@ fn enter(system: &Path, argv: &[&str]) -> Command {
 
 const ENTER: &str = r#"root=$1; shift
 [ "$root" = / ] || for tree in proc dev; do mount --rbind "/$tree" "$root/$tree"; done
-exec chroot "$root" "$@""#;
+exec env --default-signal=HUP chroot "$root" "$@""#;
 
 /// A path as the server sees it.
 fn inside(path: &Path, system: &Path) -> PathBuf {
