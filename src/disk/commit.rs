@@ -353,7 +353,8 @@ impl Trial {
 
     /// Waits until it is on disk, and removes it.
     pub fn finish(self) -> Result<(), DiskError> {
-        let synced = self.changed.iter().try_for_each(Dir::sync).and_then(|()| self.written.sync());
+        // The file first: what it takes room for and the names above it are one journal commit.
+        let synced = self.written.sync().and_then(|()| self.changed.iter().try_for_each(Dir::sync));
         // The first failure is the one to report.
         let removed = self.dir.remove(&self.draft).map(drop);
         Ok(synced.and(removed)?)
