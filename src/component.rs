@@ -83,10 +83,38 @@ impl Settings {
         self.rows().into_iter().flat_map(|(_, tables)| tables)
     }
 
+    /// The keys on the way to a component's table.
+    pub fn way<'n>(&self, name: &'n str) -> Vec<&'n str> {
+        match self.etcd_client.keys().any(|client| client.as_str() == name) {
+            true => vec!["etcd-client", name],
+            false => vec![name],
+        }
+    }
+
     /// The names that a component's table can have.
     pub fn names() -> Vec<&'static str> {
         Self::default().rows().into_iter().map(|(name, _)| name).collect()
     }
+}
+
+/// Keys that there were: with one that stands beside them, and what to do.
+pub const GONE: [(&str, &str, &str); 1] = [(
+    "api_server",
+    "generate",
+    "; it is no use here any more: leave it out, and write generate = \"HOST\" where `true` is not enough",
+)];
+
+/// The keys of a component's table that name the role of its certificates, by the ends of their names.
+const ROLES: [(&str, &str); 4] = [
+    ("-peer", "peer_role"),
+    ("-serving", "serving_role"),
+    ("-healthcheck-client", "healthcheck_role"),
+    ("", "role"),
+];
+
+/// Those of one certificate, the likeliest first.
+pub fn role_keys(certificate: &str) -> impl Iterator<Item = &'static str> {
+    ROLES.iter().filter(move |(end, _)| certificate.ends_with(end)).map(|(_, key)| *key)
 }
 
 /// One component of this host.

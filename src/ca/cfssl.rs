@@ -122,6 +122,17 @@ pub struct Cfssl {
     issuer: OnceCell<Result<Vec<CertificateDer<'static>>, Arc<CaError>>>,
 }
 
+/// Where a setting stands in the table of the CA.
+pub(super) fn way(setting: Setting) -> Option<&'static [&'static str]> {
+    match setting {
+        Setting::Urls => Some(&["cfssl", "urls"]),
+        Setting::Auth => Some(&["cfssl", "key"]),
+        Setting::Role => Some(&["cfssl", "profile"]),
+        Setting::Label => Some(&["cfssl", "label"]),
+        _ => None,
+    }
+}
+
 impl Cfssl {
     pub(super) fn open(
         ca: &Name,

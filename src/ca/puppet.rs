@@ -28,6 +28,7 @@ mod revocation;
 mod settings;
 
 use enrolment::Enrolment;
+pub(super) use settings::way;
 pub use settings::{Settings, Table};
 
 /// A Puppet CA that is ready to be asked.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{cfssl, local, puppet, text, vault};
+use super::{Setting, cfssl, local, puppet, text, vault};
 use crate::bundle::Rejected;
 use crate::identity::Identity;
 use crate::setting::{At, Fault, Name, SecretSource, Span};
@@ -247,6 +247,27 @@ impl Settings {
         match &self.kind {
             Kind::Local(local) => local.ttl.as_ref(),
             Kind::Vault(_) | Kind::Puppet(_) | Kind::Cfssl(_) => None,
+        }
+    }
+
+    /// Where in the table of the CA a setting can stand, the likeliest first, each as the keys on the way to it. One of
+    /// `tls` and `anchors` may say both.
+    pub fn ways(&self, setting: Setting) -> Vec<&'static [&'static str]> {
+        match setting {
+            Setting::Table => Vec::new(),
+            Setting::Tls => vec![&["tls"], &["anchors"]],
+            Setting::Anchors => vec![&["anchors"], &["tls"]],
+            Setting::TlsFile => vec![&["tls", "file"], &["anchors", "file"]],
+            Setting::AnchorsFile => vec![&["anchors", "file"], &["tls", "file"]],
+            Setting::Urls | Setting::Auth | Setting::Mount | Setting::Role | Setting::Label => {
+                let way = match &self.kind {
+                    Kind::Vault(_) => vault::way(setting),
+                    Kind::Puppet(_) => puppet::way(setting),
+                    Kind::Cfssl(_) => cfssl::way(setting),
+                    Kind::Local(_) => None,
+                };
+                way.into_iter().collect()
+            }
         }
     }
 

@@ -29,6 +29,7 @@ mod settings;
 
 use login::Token;
 pub use rung::{AppRole, Cert, Jwt, Rung, RungTable};
+pub(super) use settings::way;
 pub use settings::{Endpoint, Settings, Table};
 
 const TOKEN: HeaderName = HeaderName::from_static("x-vault-token");

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use toml::de::{DeTable, DeValue};
 
+use crate::component::GONE;
 use crate::setting::{self, Fault};
 
 /// The most faults worth showing: after them the reader edits, not reads.
@@ -158,13 +159,6 @@ fn find(keys: &Keys, way: &[&str]) -> Option<usize> {
     let key = keys.get(*first)?;
     if rest.is_empty() { Some(key.at) } else { find(&key.below, rest) }
 }
-
-/// Keys that there were: with one that stands beside them, and what to do.
-const GONE: [(&str, &str, &str); 1] = [(
-    "api_server",
-    "generate",
-    "; it is no use here any more: leave it out, and write generate = \"HOST\" where `true` is not enough",
-)];
 
 /// What an unknown key was likely meant to be, of those that serde says were expected.
 fn meant(message: &str) -> String {

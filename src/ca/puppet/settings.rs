@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::oid;
 use crate::bundle::Rejected;
+use crate::ca::Setting;
 use crate::ca::settings::{Faults, Server};
 use crate::ca::text::server_url;
 use crate::identity::{Identity, Usage};
@@ -88,6 +89,15 @@ fn identified(
         }
     }
     found
+}
+
+/// Where a setting stands in the table of the CA.
+pub(in crate::ca) fn way(setting: Setting) -> Option<&'static [&'static str]> {
+    match setting {
+        Setting::Urls => Some(&["puppet", "url"]),
+        Setting::Auth => Some(&["puppet", "attributes"]),
+        _ => None,
+    }
 }
 
 impl Settings {

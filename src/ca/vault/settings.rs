@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::rung::{self, Rung, RungTable};
 use crate::bundle::Rejected;
+use crate::ca::Setting;
 use crate::ca::settings::{Faults, Server};
 use crate::ca::text::server_url;
 use crate::identity::Identity;
@@ -119,6 +120,17 @@ const PLAIN: &str = "a name has letters, digits, '.', '_', '-' and '~'";
 pub(super) fn is_segment(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-._~".contains(c);
     !text.is_empty() && text.chars().all(plain) && !text.chars().all(|c| c == '.')
+}
+
+/// Where a setting stands in the table of the CA.
+pub(in crate::ca) fn way(setting: Setting) -> Option<&'static [&'static str]> {
+    match setting {
+        Setting::Urls => Some(&["vault", "urls"]),
+        Setting::Auth => Some(&["vault", "auth"]),
+        Setting::Mount => Some(&["vault", "mount"]),
+        Setting::Role => Some(&["vault", "role"]),
+        _ => None,
+    }
 }
 
 impl Settings {
