@@ -19,7 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use fake::{Fake, Fault, JWT, MOUNT, Proxy, ROLE, ROLE_ID, SECRET_ID, TOKEN};
 use nodecert::bundle::{Bundle, Pair};
-use nodecert::ca::{Backoff, Ca, CaError, Deadline, Issued, Material, Request, Settings, Table, local};
+use nodecert::ca::{Backoff, Ca, CaError, Deadline, Issued, Lack, Material, Request, Settings, Table, local};
 use nodecert::clock::Clock;
 use nodecert::identity::{Identity, KeyKind, Usage};
 use nodecert::key::{Key, Pending};
@@ -549,7 +549,7 @@ fn the_ladder_is_climbed_in_order_once_and_each_miss_has_its_reason() {
 fn secrets_that_are_not_there_yet_are_a_temporary_failure() {
     let fake = Fake::start();
     let settings = configured(&[&fake.url], FILE, &approle(false));
-    let absent = Err("/var/lib/nodecert/secrets/etcd: No such file".to_owned());
+    let absent = Err(Lack::absent("/var/lib/nodecert/secrets/etcd: No such file"));
     let ca = open(&settings, Material { secrets: vec![absent], ..material(&fake, &[]) });
     let (temporary, said) = refused(block(Asked::new().of(&ca)));
     assert!(temporary && said.contains("No such file"), "{said}");

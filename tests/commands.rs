@@ -606,6 +606,43 @@ fn plan_says_that_a_ca_file_is_missing_and_that_a_directory_is_read_only() {
     assert!(said.contains(&why) && said.contains("Read-only file system"), "{said}");
 }
 
+#[test]
+fn plan_says_that_a_first_run_finds_no_secret_or_someone_elses_file_and_ends_as_that_run_does() {
+    let fake = fake::Fake::start();
+    for (mode, exit, words) in
+        [(None, 75, "there is no file"), (Some(0o644), 70, "its mode 0644 lets others in")]
+    {
+        let host = of_vault(&fake, &[]);
+        let token = host.path("etc/nodecert/token");
+        match mode {
+            Some(mode) => fs::set_permissions(&token, fs::Permissions::from_mode(mode)).unwrap(),
+            None => fs::remove_file(&token).unwrap(),
+        }
+        let place = format!("({}:11, ca.etcd.vault.auth)", host.path("etc/nodecert/config.toml").display());
+        for (command, word) in [("plan", "blocked   web"), ("run", "failed    web")] {
+            let said = host.nodecert(command);
+            assert_eq!(said.exit, exit, "{command}: {}", said.out);
+            let line = said.out.lines().find(|line| line.starts_with(word)).unwrap_or_default();
+            assert!(line.contains(words) && line.ends_with(&place), "{command}: {}", said.out);
+        }
+    }
+    for (stands, exit) in [("someone else's", 70), ("", 70)] {
+        let host = of_vault(&fake, &[]);
+        host.put("etc/web/pki/ca.crt", stands);
+        for (command, word) in [("plan", "blocked   "), ("run", "failed    ")] {
+            let (said, path) = (host.nodecert(command), host.path("etc/web/pki/ca.crt"));
+            assert_eq!(said.exit, exit, "{command}: {}", said.out);
+            let line = said.out.lines().find(|line| line.contains("ca.crt")).unwrap_or_default();
+            assert!(line.starts_with(word), "{command}: {}", said.out);
+            assert!(line.contains(&format!("{} was not written by nodecert", path.display())), "{line}");
+        }
+    }
+    let host = of_vault(&fake, &[]);
+    host.put("etc/web/pki/ca.crt", &fake.anchors_pem());
+    assert_eq!(host.nodecert("plan").exit, 0, "it may be what the CA publishes");
+    assert_eq!(host.nodecert("run").exit, 0);
+}
+
 /// A CA certificate whose time was over in 2001.
 fn expired_ca() -> String {
     let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();

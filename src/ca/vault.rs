@@ -15,7 +15,7 @@ use tokio::sync::OnceCell;
 
 use super::text::said;
 use super::wire::{Answer, Body, Call, Wire};
-use super::{CaError, Deadline, Issued, Keep, Material, Request};
+use super::{CaError, Deadline, Issued, Keep, Lack, Material, Request};
 use crate::bundle::{Bundle, Leaf, parse_chain};
 use crate::clock::Clock;
 use crate::https::{Trust, one_line};
@@ -47,7 +47,7 @@ pub struct Vault {
     trust: Trust,
     clock: Clock,
     deadline: Deadline,
-    secrets: Vec<Result<Secret, String>>,
+    secrets: Vec<Result<Secret, Lack>>,
     stored: Option<Secret>,
     bundles: BTreeMap<Name, Bundle>,
     keep: Keep,

@@ -177,7 +177,8 @@ impl Run<'_> {
             let mut others = logins.into_iter().filter(|other| *other != name);
             let by_secret = material.stored.is_some() || material.secrets.iter().any(Result::is_ok);
             if !by_secret && !others.any(|other| self.opens(other, &material)) {
-                let lacks = material.secrets.into_iter().filter_map(Result::err).collect();
+                let lacks =
+                    material.secrets.into_iter().filter_map(Result::err).map(|lack| lack.why).collect();
                 return Err(Failure::LocksOut { ca: ca.clone(), lacks });
             }
         }
