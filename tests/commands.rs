@@ -249,6 +249,11 @@ fn a_host_that_was_decommissioned_says_so_to_people_and_programs() {
     let farewell = host.nodecert("decommission node01");
     assert_eq!(farewell.exit, 0, "{}{}", farewell.out, farewell.err);
     assert!(!farewell.out.contains("operator of CA"), "an embedded CA has none: {}", farewell.out);
+    let paths = farewell.out.split_whitespace().map(|word| word.trim_end_matches([',', ';', '.', ':']));
+    let outside: Vec<_> = paths
+        .filter(|word| word.starts_with('/') && !word.starts_with(host.root.path().to_str().unwrap()))
+        .collect();
+    assert!(outside.is_empty() && !farewell.out.contains("systemctl"), "{}", farewell.out);
 
     let said = "this host was decommissioned 20";
     assert!(host.nodecert("status").out.contains(said), "{}", host.nodecert("status").out);
@@ -258,6 +263,8 @@ fn a_host_that_was_decommissioned_says_so_to_people_and_programs() {
     for command in ["run", "plan", "plan --exit-code"] {
         let refused = host.nodecert(command);
         assert!(refused.exit == 78 && refused.err.contains(said), "{command}: {}", refused.err);
+        let mark = host.path("var/lib/nodecert/decommissioned").display().to_string();
+        assert!(refused.err.contains(&mark), "{}", refused.err);
     }
     assert_eq!(host.nodecert("status --usable").exit, 1);
 }

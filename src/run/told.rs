@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::begin::said_out;
+use super::begin::{out_of_service, said_out};
 use super::failure::Error;
 use super::lines::table_of;
 use super::survey::Survey;
@@ -19,7 +19,7 @@ use crate::setting::{Name, chain};
 /// What `run` would do, unless it would do nothing at all.
 pub fn plan(survey: &Survey, world: &World, only: &[Name]) -> Result<Report, Error> {
     if let Some(since) = said_out(world) {
-        return Err(Error::Decommissioned(since));
+        return Err(out_of_service(world, since));
     }
     let mut report = status(survey, world, only)?;
     survey.foresee(world, &mut report);
@@ -41,7 +41,7 @@ fn told(survey: &Survey, world: &World, only: &[Name], seen: Vec<FileLine>) -> R
         files.retain(|line| concerned.contains(line.path.as_path()));
     }
     let decommissioned = said_out(world);
-    let out = decommissioned.clone().map(|since| Error::Decommissioned(since).to_string());
+    let out = decommissioned.clone().map(|since| out_of_service(world, since).to_string());
     Ok(Report {
         certificates: chosen.map(|certificate| survey.line(certificate)).collect(),
         files,
