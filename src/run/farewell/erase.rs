@@ -47,7 +47,8 @@ impl Run<'_> {
             let own = BTreeSet::from([kept.path.clone(), Path::new(disk::STATE).join(kept.state())]);
             let files: Vec<_> = survey.files_with(kept).cloned().chain(own).collect();
             let there = disk::present(self.root(), &files).map_err(failed)?;
-            farewell.left.extend(copy_first(kept, there.iter().map(|path| self.shown(path)).collect()));
+            let there: Vec<_> = there.iter().map(|path| self.shown(path)).collect();
+            farewell.left.extend(copy_first(kept, &there));
         }
         farewell.left.extend(self.left_to_a_person(survey));
         Ok(())
@@ -123,7 +124,7 @@ impl Run<'_> {
     }
 }
 
-fn copy_first(kept: &Keepsake, paths: Vec<String>) -> Option<String> {
+fn copy_first(kept: &Keepsake, paths: &[String]) -> Option<String> {
     (!paths.is_empty()).then(|| {
         let paths = paths.join(" and ");
         let why = match kept.form {
