@@ -590,6 +590,29 @@ fn plan_says_what_the_run_will_be_refused_for_all_at_once_and_names_the_table_of
 }
 
 #[test]
+fn status_says_that_a_file_is_someone_elses_and_what_stands_in_the_way_of_a_directory() {
+    let host = Host::new();
+    host.put("etc/web/pki/web.crt", "someone else's");
+    let shown = |below: &str| host.path(below).display().to_string();
+    let foreign = format!("{} was not written by nodecert; set replace = true", shown("etc/web/pki/web.crt"));
+    let status = host.nodecert("status web");
+    assert!(status.out.lines().next().unwrap().contains(&foreign), "{}", status.out);
+    assert!(host.nodecert("status --check").out.contains(&foreign));
+
+    fs::remove_dir_all(host.path("etc/web")).unwrap();
+    host.put("etc/web", "");
+    let barred =
+        format!("{} (something else stands where a directory belongs: move it away", shown("etc/web"));
+    for command in ["status web", "status --check", "plan --only web", "run"] {
+        let said = host.nodecert(command);
+        assert!(said.out.contains(&barred), "{command}: {}", said.out);
+        assert_eq!(said.err.matches("a directory belongs").count(), 0, "{command}: {}", said.err);
+    }
+    let run = host.nodecert("run");
+    assert_eq!((run.exit, run.out.matches(&barred).count()), (70, 1), "{}", run.out);
+}
+
+#[test]
 fn plan_says_that_a_ca_file_is_missing_and_that_a_directory_is_read_only() {
     let fake = fake::Fake::start();
     let lost = of_vault(&fake, &[("vault-ca.pem", "none.pem")]);

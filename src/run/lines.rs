@@ -36,6 +36,8 @@ impl Survey {
             None => (Action::Keep, AS_CONFIGURED.to_owned()),
         };
         let trouble = self.trouble_of(certificate);
+        let unread = trouble.as_ref().filter(|_| verdict.is_none());
+        let reason = unread.map_or(reason, |trouble| trouble.message.clone());
         CertificateLine {
             name: certificate.name.clone(),
             ca: certificate.ca.clone(),

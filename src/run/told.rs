@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::begin::{out_of_service, said_out};
-use super::failure::Error;
+use super::failure::{Error, Failure};
 use super::lines::table_of;
 use super::survey::Survey;
 use super::{Ask, Done, Run, Trusts, World, keep, owed};
 use crate::certificate::Owner;
 use crate::clock::at;
+use crate::disk;
 use crate::node::TrustFile;
 use crate::plan::Verdict;
 use crate::report::{Action, CertificateLine, FileLine, OwedLine, Report};
@@ -28,7 +29,23 @@ pub fn plan(survey: &Survey, world: &World, only: &[Name]) -> Result<Report, Err
 
 /// What is there and what `run` would do about it, without doing it.
 pub fn status(survey: &Survey, world: &World, only: &[Name]) -> Result<Report, Error> {
-    told(survey, world, only, Vec::new())
+    let mut report = told(survey, world, only, Vec::new())?;
+    for line in report.certificates.iter_mut().filter(|line| line.state == "damaged") {
+        survey.own_up(world, line);
+    }
+    Ok(report)
+}
+
+impl Survey {
+    /// What looks damaged may be someone else's file, which no run mends.
+    fn own_up(&self, world: &World, line: &mut CertificateLine) {
+        let may = disk::may_commit(&world.root, &self.node.certificates[&line.name], false);
+        if let Err(failure) = may.map_err(Failure::from)
+            && failure.is_foreign()
+        {
+            line.reason = self.trouble(&failure, &["certificate", line.name.as_str()]).message;
+        }
+    }
 }
 
 /// The same, where some files have just been looked at.
