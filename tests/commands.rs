@@ -267,6 +267,11 @@ fn a_host_that_was_decommissioned_says_so_to_people_and_programs() {
         assert!(refused.err.contains(&mark), "{}", refused.err);
     }
     assert_eq!(host.nodecert("status --usable").exit, 1);
+    let file = host.path("nodecert.prom");
+    host.nodecert(&format!("status --textfile {}", file.display()));
+    let text = fs::read_to_string(&file).unwrap();
+    let values: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+    assert_eq!(values, ["nodecert_decommissioned 1"], "nothing that an alert waits for");
 }
 
 #[test]

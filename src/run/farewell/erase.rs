@@ -95,7 +95,7 @@ impl Run<'_> {
         };
         let mut left = vec![
             format!(
-                "this host: {timer}stop what used the certificates, and remove {}",
+                "this host: {timer}stop what used the certificates, and remove {} and the file of metrics, if one is written",
                 self.shown(Path::new("/etc/nodecert"))
             ),
             format!(
