@@ -52,7 +52,7 @@ impl Root {
     pub fn open(path: &Path) -> Result<Self, RootError> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let fd = openat(AT_FDCWD, path, flags, Mode::empty())
-            .map_err(|errno| RootError::io("open the root directory", path, errno))?;
+            .map_err(|errno| RootError::io("open directory", path, errno))?;
         // So that what is said of its files can be used wherever it is read.
         let shown = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let dir = Dir::new(fd, shown);
