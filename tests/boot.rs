@@ -204,6 +204,33 @@ fn the_timer_renews_and_the_running_consumer_is_told() {
     assert_eq!(reloads(&guest, "running"), 2);
 }
 
+/// What it has read while it started may be the old certificate, and a reload would be refused.
+#[test]
+#[ignore = "needs servers: run tests/all"]
+fn a_consumer_that_is_still_starting_is_told_once_it_has_started() {
+    let lan = lan(1);
+    let mut guest = lone(&lan, "reload = [\"slow.service\"]");
+    let unit = "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sh -c 'until test -e /run/go; do sleep 0.1; done'\n\
+                ExecReload=/bin/sh -c 'echo told >>/run/slow.told'\n";
+    guest.write("/etc/systemd/system/slow.service", unit);
+    guest.boot_fully();
+    guest.must("systemctl start --no-block slow.service");
+    guest.wait_for("slow.service", "activating", Duration::from_secs(60));
+
+    let run = guest.run("nodecert run --force");
+    assert_eq!(run.status.code(), Some(75), "{}{}", run.stdout, run.stderr);
+    assert!(
+        run.stdout.contains("owed      reload slow.service  waits until it has started"),
+        "{}",
+        run.stdout
+    );
+    guest.must("touch /run/go");
+    guest.wait_for("slow.service", "active", Duration::from_secs(60));
+    guest.must("nodecert run");
+    assert_eq!(reloads(&guest, "slow"), 1);
+    assert!(guest.must("nodecert run").contains("nothing to do"));
+}
+
 /// A host that is not ready when nodecert is: how so, what the journal says last, and what makes it ready.
 struct Unready {
     prepare: fn(&mut Guest<'_>),

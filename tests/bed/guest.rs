@@ -8,7 +8,7 @@
 
 use super::lan::Netns;
 use super::process::{Ended, ended, must};
-use super::{eventually, provided};
+use super::{eventually, machine, provided};
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -41,6 +41,8 @@ exec systemd-nspawn --quiet --boot --register=no --keep-unit --link-journal=no -
 pub(crate) enum Debian {
     Bookworm,
     Trixie,
+    /// Debian 12 with a kernel of its own, for [`Guest::boot_machine`].
+    Machine,
 }
 
 impl Debian {
@@ -48,6 +50,7 @@ impl Debian {
         let name = match self {
             Self::Bookworm => "bookworm",
             Self::Trixie => "trixie",
+            Self::Machine => "machine",
         };
         provided("NODECERT_TEST_GUESTS").join(name)
     }
@@ -219,6 +222,13 @@ impl<'a> Guest<'a> {
     pub(crate) fn boot_fully(&mut self) -> String {
         self.boot();
         self.wait_until_booted()
+    }
+
+    /// Runs it as a machine of its own until it has switched itself off; what it said on its serial line. `options` are
+    /// of qemu-system(1).
+    pub(crate) fn boot_machine(&self, options: &[&str]) -> String {
+        assert!(self.power.is_none(), "{} is on already", self.name);
+        machine::run(self.directory.path(), &self.image, self.netns, options)
     }
 
     pub(crate) fn wait_until_booted(&self) -> String {

@@ -16,6 +16,7 @@ mod guest;
 mod host;
 mod kubernetes;
 mod lan;
+mod machine;
 mod openbao;
 mod process;
 mod puppet;
