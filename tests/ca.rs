@@ -602,6 +602,7 @@ fn every_fault_of_a_table_comes_at_once() {
         (&format!("{good}urls = [\"http://127.0.0.1:8200\"]"), vec!["not https"]),
         (&format!("{good}urls = [\"https://u:p@127.0.0.1\"]"), vec!["user or password"]),
         (&format!("{good}urls = [\"https://127.0.0.1/v1/\"]"), vec!["/v1"]),
+        (&format!("{good}urls = [\"https://127.0.0.1/ui\"]"), vec!["/ui; leave that out"]),
         (&format!("{good}urls = [\"127.0.0.1:8200\"]"), vec!["URL"]),
         (
             &format!("proxy = \"http://u:p@h\"\n{good}urls = [\"https://h\"]\nrole = \"a/b\""),

@@ -482,6 +482,7 @@ fn a_fault_names_the_setting_that_is_behind_it_and_where_it_stands() {
         (vec![("vault-ca.pem", "none.pem")], 5, "ca.etcd.tls.file"),
         (vec![("anchors.published = true", "anchors.file = \"/none.pem\"")], 6, "ca.etcd.anchors.file"),
         (vec![("nodecert/token", "nodecert/none")], 11, "ca.etcd.vault.auth"),
+        (vec![("dns = ", "owner = \"wbe\"\ndns = ")], 15, "certificate.web.owner"),
     ] {
         let host = of_vault(&fake, &changes);
         let run = host.nodecert("run --deadline 1s");
@@ -507,6 +508,21 @@ fn a_fault_is_told_once_by_hand_and_a_wait_when_it_begins() {
     assert_eq!(waited.exit, 75);
     assert_eq!(count(&waited, "127.0.0.1:1: "), [1, 1], "{}{}", waited.out, waited.err);
     assert!(away.nodecert("run --deadline 3s -v").err.matches("; next try in ").count() > 2);
+}
+
+/// The server's end of TLS on a port of its own: the alert internal_error, RFC 8446, 6.2.
+#[test]
+fn who_answers_with_an_alert_may_be_the_wrong_port() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::io::Write::write_all(&mut &stream, b"\x15\x03\x03\x00\x02\x02\x50").ok();
+        }
+    });
+    let host = of_vault(&fake::Fake::start(), &[("URL", &url)]);
+    let run = host.nodecert("run --deadline 1s");
+    assert!(run.exit == 75 && run.out.contains("InternalError; is it the right port?"), "{}", run.out);
 }
 
 /// By the time of this thread on a processor: the square of their number would be sixteen times as much.
@@ -671,6 +687,14 @@ fn plan_says_that_a_first_run_finds_no_secret_or_someone_elses_file_and_ends_as_
             assert!(line.starts_with(word), "{command}: {}", said.out);
             assert!(line.contains(&format!("{} was not written by nodecert", path.display())), "{line}");
         }
+    }
+    let host = of_vault(&fake, &[]);
+    fs::create_dir_all(host.path("var/lib")).unwrap();
+    fs::set_permissions(host.path("var/lib"), fs::Permissions::from_mode(0o777)).unwrap();
+    for command in ["plan", "run"] {
+        let said = host.nodecert(command);
+        let barred = format!("others can write to {}", host.path("var/lib").display());
+        assert!(said.exit == 70 && said.out.contains(&barred), "{command}: {}", said.out);
     }
     let host = of_vault(&fake, &[]);
     host.put("etc/web/pki/ca.crt", &fake.anchors_pem());

@@ -8,6 +8,7 @@ use crate::ca::Setting;
 use crate::component::role_keys;
 use crate::disk::DiskError;
 use crate::report::Trouble;
+use crate::root::RootError;
 use crate::setting::Name;
 
 /// The keys on the way to a setting.
@@ -45,6 +46,10 @@ impl Survey {
             Failure::Disk(error) => match **error {
                 DiskError::Missing { .. } => return vec![[table, &["template"]].concat()],
                 DiskError::Foreign { .. } | DiskError::Secret { .. } => return vec![self.own(table)],
+                DiskError::Root(RootError::NoUser { what: "user", .. }) => {
+                    return vec![[table, &["owner"]].concat()];
+                }
+                DiskError::Root(RootError::NoUser { .. }) => return vec![[table, &["group"]].concat()],
                 _ => return Vec::new(),
             },
             _ => return Vec::new(),

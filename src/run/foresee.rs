@@ -38,6 +38,7 @@ impl Survey {
         let certificate = &self.node.certificates[name];
         if action == Action::Obtain {
             disk::may_commit(&world.root, certificate, self.bundle(name).is_some())?;
+            disk::may_write(&world.root, Path::new(disk::STATE))?;
             self.may_ask(world, &certificate.ca)?;
             return self.may_log_in(world, certificate);
         }
