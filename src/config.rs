@@ -354,6 +354,7 @@ mod tests {
             ("auth", "atuh", "did you mean `auth`?"),
             ("tls", "tsl", "did you mean `tls`?"),
             ("anchors", "anchor", "did you mean `anchors`?"),
+            ("tls.system = true", "tls.pins = [\"sha256:ab\"]", "64 hexadecimal digits (ca.a.tls.pins)"),
             ("role", "rol", "did you mean `role`?"),
         ] {
             let found = faults(&[&ca.replace(right, wrong)]);

@@ -586,6 +586,9 @@ fn published_certificates_need_no_login_and_a_mount_without_issuer_is_named() {
         let said = block(ca.published()).expect_err("a bad answer").to_string();
         assert!(said.contains(word), "{said}");
     }
+    fake.misbehave("auth/approle/login", Fault::Status(403, None, "permission denied"), 1);
+    let (_, said) = refused(block(Asked::new().of(&open(&settings, material(&fake, &[SECRET_ID])))));
+    assert!(said.contains("`bao auth list`") && !said.contains("namespace"), "{said}");
     fake.lose_issuer();
     let error = block(open(&settings, material(&fake, &[])).published()).expect_err("no issuer");
     assert!(!error.is_temporary() && error.to_string().contains("no issuer"), "{error}");

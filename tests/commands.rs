@@ -482,6 +482,11 @@ fn a_fault_names_the_setting_that_is_behind_it_and_where_it_stands() {
         (vec![("vault-ca.pem", "none.pem")], 5, "ca.etcd.tls.file"),
         (vec![("anchors.published = true", "anchors.file = \"/none.pem\"")], 6, "ca.etcd.anchors.file"),
         (vec![("nodecert/token", "nodecert/none")], 11, "ca.etcd.vault.auth"),
+        (
+            vec![("anchors.published = true", "anchors.file = \"/etc/nodecert/vault-ca.pem\"")],
+            6,
+            "ca.etcd.anchors",
+        ),
         (vec![("dns = ", "owner = \"wbe\"\ndns = ")], 15, "certificate.web.owner"),
     ] {
         let host = of_vault(&fake, &changes);

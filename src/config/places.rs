@@ -192,13 +192,17 @@ fn way(table: &DeTable<'_>, at: usize) -> Option<Way> {
 /// value that is wrong.
 fn followers(faults: &[Fault], ways: &[Way]) -> Vec<usize> {
     let follower = |(at, way): (usize, &Way)| {
-        let wrong = way.keys.iter().filter(|_| way.is_value).map(String::as_str);
+        let wrong = way.keys.iter().skip(1).filter(|_| way.is_value).map(String::as_str);
         let ca = way.keys.get(1).map_or("", String::as_str);
-        let said = |key| [format!("missing field `{key}`"), format!("CA {ca} has no {key};")];
+        let said = |key| {
+            [format!("missing field `{key}`"), format!("CA {ca} has no {key};"), format!("{key} needs ")]
+        };
         let said: Vec<_> = wrong.chain(near(&faults[at].message)).flat_map(said).collect();
-        faults[..at].iter().rposition(|fault| said.iter().any(|said| fault.message.starts_with(said)))
+        let last =
+            move |said: String| faults[..at].iter().rposition(|fault| fault.message.starts_with(&said));
+        said.into_iter().filter_map(last)
     };
-    ways.iter().enumerate().filter_map(follower).collect()
+    ways.iter().enumerate().flat_map(follower).collect()
 }
 
 /// What an unknown key was likely meant to be, of those that serde says were expected.

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::failure::Failure;
 use super::survey::Survey;
+use crate::bundle::Rejected;
 use crate::ca::Setting;
 use crate::component::role_keys;
 use crate::disk::DiskError;
@@ -35,6 +36,7 @@ impl Survey {
                 Some(about) => about,
                 None => return Vec::new(),
             },
+            Failure::Rejected { ca, why: Rejected::Untrusted(_), .. } => (ca, Setting::Anchors),
             Failure::Rejected { ca, .. } => (ca, Setting::Role),
             Failure::Anchors { ca, .. } => (ca, Setting::Anchors),
             Failure::NoCaFile { ca, key, .. } | Failure::CaFile { ca, key, .. } => match *key {
