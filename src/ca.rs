@@ -26,7 +26,7 @@ mod text;
 pub mod vault;
 mod wire;
 
-pub use error::{CaError, Setting};
+pub use error::{CaError, Lack, Setting};
 pub use patience::{Backoff, Deadline};
 pub use settings::{Kind, Server, Settings, Table};
 pub use text::said;
@@ -39,7 +39,7 @@ pub struct Material {
     /// The certificates of `tls.file`.
     pub tls: Option<Anchors>,
     /// The secrets, in the order of [`Settings::secrets`]; the error says why one could not be had.
-    pub secrets: Vec<Result<Secret, String>>,
+    pub secrets: Vec<Result<Secret, Lack>>,
     /// What an earlier run unwrapped from the wrapping token that is there now, or from one that is gone.
     pub stored: Option<Secret>,
     /// The usable certificates among [`Settings::logs_in_with`].

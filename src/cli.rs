@@ -72,7 +72,8 @@ pub enum Command {
         /// repeated
         #[arg(long, value_name = "NAME", value_parser = Name::new)]
         only: Vec<Name>,
-        /// Exit with 3 if there is something to do
+        /// Exit with 3 if there is something to do, blocked or not, and else with 0. Without this: with what a run would be
+        /// refused for
         #[arg(long)]
         exit_code: bool,
         /// Have FILE there only if there is nothing to do, for a condition of a unit

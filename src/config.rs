@@ -129,11 +129,32 @@ fn merge<'i>(padded: &'i [String], faults: &mut Vec<Fault>) -> DeTable<'i> {
     let mut merged = DeTable::new();
     for text in padded {
         let (table, errors) = DeTable::parse_recoverable(text);
-        faults.extend(errors.iter().map(fault_of));
+        faults.extend(errors.iter().map(|error| explained(fault_of(error), text)));
         overlay(&mut merged, table.into_inner());
     }
     merged
 }
+
+/// What is no TOML, with what was to stand there: its reader guesses what else the text could have become.
+fn explained(mut fault: Fault, text: &str) -> Fault {
+    let known = SYNTAX.iter().find(|(start, _)| fault.message.starts_with(start));
+    let Some((_, hint)) = known else { return fault };
+    let found = fault.span.clone().and_then(|span| text.get(span)).unwrap_or_default();
+    fault.message += &hint.replace("NAME", found);
+    fault
+}
+
+/// How messages of the reader begin, and what they mean.
+const SYNTAX: [(&str, &str); 7] = [
+    ("invalid float", QUOTES),
+    ("invalid boolean", QUOTES),
+    ("string values must be quoted", QUOTES),
+    ("key with no value", "; a line is KEY = VALUE or [TABLE]"),
+    ("duplicate key", ": `NAME` stands above already, in this file"),
+    ("missing escaped value", "; between single quotes a backslash is only that"),
+    ("too few unicode", "; between single quotes a backslash is only that"),
+];
+const QUOTES: &str = "; text stands in quotes, \"like this\"";
 
 fn overlay<'i>(base: &mut DeTable<'i>, over: DeTable<'i>) {
     for (key, value) in over {
@@ -317,6 +338,58 @@ mod tests {
             found.iter().any(|line| line.starts_with("2.toml:2:1: unknown field `hostnam`")),
             "{found:?}"
         );
+    }
+
+    #[test]
+    fn a_key_that_is_misspelt_or_wrong_is_one_fault_and_names_its_setting() {
+        let ca = "[ca.a]\ntls.system = true\nanchors.published = true\n[ca.a.vault]\nurls = [\"https://v:8200\"]\nmount = \"pki\"\nrole = \"r\"\nauth = [{ token = { file = \"/t\" } }]\n";
+        for (right, wrong, ends) in [
+            ("urls = [\"https://v:8200\"]", "url = [\"https://v:8200\"]", "did you mean `urls`?"),
+            (
+                "urls = [\"https://v:8200\"]",
+                "urls = \"https://v:8200\"",
+                "expected a sequence (ca.a.vault.urls)",
+            ),
+            ("token", "tokn", "`jwt` (ca.a.vault.auth); did you mean `token`?"),
+            ("auth", "atuh", "did you mean `auth`?"),
+            ("tls", "tsl", "did you mean `tls`?"),
+            ("anchors", "anchor", "did you mean `anchors`?"),
+            ("tls.system = true", "tls.pins = [\"sha256:ab\"]", "64 hexadecimal digits (ca.a.tls.pins)"),
+            ("role", "rol", "did you mean `role`?"),
+        ] {
+            let found = faults(&[&ca.replace(right, wrong)]);
+            assert!(found.len() == 1 && found[0].ends_with(ends), "{wrong}: {found:?}");
+        }
+        for (text, ends) in [
+            ("[etcd]\ncc = \"lab\"\ncluster = { node01 = \"10.0.0.1\" }\n", "did you mean `ca`?"),
+            ("[etcd]\nca = 5\ncluster = { node01 = \"10.0.0.1\" }\n", "a string (etcd.ca)"),
+            ("[file.x]\npth = \"/x\"\ntemplate = \"/t\"\n", "did you mean `path`?"),
+            ("[certificate.w]\nca = \"lab\"\nmode = { key = 600 }\n", "a string (certificate.w.mode.key)"),
+            ("[certificate.w]\nca = \"lab\"\nttl = \"5w\"\n", "10m, 24h or 30d (certificate.w.ttl)"),
+            ("[certificate.w]\nca = \"b\"\n", "there are lab (certificate.w.ca)"),
+        ] {
+            let found = faults(&[&(CA.to_owned() + text)]);
+            assert!(found.len() == 1 && found[0].ends_with(ends), "{text}: {found:?}");
+        }
+        let two = ca.replace("auth", "atuh") + &ca.replace("ca.a", "ca.b").replace("mount = \"pki\"\n", "");
+        let found = faults(&[&two]);
+        assert!(found.len() == 2 && found[1].contains("CA b has no mount"), "{found:?}");
+    }
+
+    #[test]
+    fn what_is_no_toml_says_what_was_to_be_there() {
+        for (text, hint) in [
+            ("[node]\nhostname = node01\n", "text stands in quotes, "),
+            ("[node]\ndomain = example.com\n", "text stands in quotes"),
+            ("[node\nhostname = \"a\"\n", "`]`"),
+            ("node]\nhostname = \"a\"\n", "a line is KEY = VALUE or [TABLE]"),
+            ("[node]\nhostname: \"a\"\n", "a line is KEY = VALUE or [TABLE]"),
+            ("[node]\nhostname = \"a\"\n[node]\n", "`node` stands above already"),
+            ("[node]\nhostname = \"a\"\nhostname = \"b\"\n", "`hostname` stands above already"),
+        ] {
+            let found = faults(&[CA, text]);
+            assert!(found[0].starts_with("1.toml:") && found.concat().contains(hint), "{text}: {found:?}");
+        }
     }
 
     #[test]

@@ -31,9 +31,9 @@ pub use erase::{Erased, erase, erase_file, erase_state, wipe};
 pub use held::held;
 pub use last::{last_run, note_run};
 pub use outside::{present, put_outside, read_outside, remove_outside};
-pub use plain::{ABSENT, differs, list_dropins, put, read_text, trust_is, widen};
+pub use plain::{ABSENT, differs, list_dropins, put, read_text, trust_is, trust_may_be, widen};
 pub use repair::{drift, repair};
-pub use secret::{copies, secret};
+pub use secret::{copies, secret, secret_file};
 pub use state::{
     drop_pending, drop_state, keep_pending, keep_secret, keep_state, pending, prove_state, read_key,
     read_state,
@@ -81,20 +81,25 @@ pub enum DiskError {
         /// Its path.
         path: PathBuf,
     },
-    /// A secret that cannot be used.
+    /// A secret that is not there, or cannot be used.
     #[error("no secret from {from}: {why}")]
     Secret {
         /// Where it was looked for.
         from: String,
         /// What is wrong and what to do.
         why: String,
+        /// Whether something lies there that must not be used: no wait mends that.
+        is_fault: bool,
     },
 }
 
 impl DiskError {
     /// Whether it may be otherwise when the same is run again: exit code 75.
     pub fn is_temporary(&self) -> bool {
-        matches!(self, Self::Locked { .. } | Self::Root(RootError::NoUser { .. }))
+        matches!(
+            self,
+            Self::Locked { .. } | Self::Root(RootError::NoUser { .. }) | Self::Secret { is_fault: false, .. }
+        )
     }
 
     /// Whether the disk failed, which says nothing about what is on it; being refused does.

@@ -15,9 +15,18 @@ const EXIT_CODES: [(&str, &str); 6] = [
         "75",
         "Temporary: the CA cannot be reached, the clock is wrong, a user or a secret is not there yet. Run again.",
     ),
-    ("70", "A fault of the host: disk full, read-only, a file in the way, a hook that failed."),
+    (
+        "70",
+        "A fault of the host: disk full, read-only, a file in the way, a secret that others can read, a hook that failed.",
+    ),
     ("78", "The configuration must be changed; its faults are listed with file, line and column."),
     ("2", "Usage."),
+];
+/// What commands answer that are asked a question.
+const ANSWERS: [(&str, &str, &str); 3] = [
+    ("nodecert-plan", "--exit-code", "0 nothing to do, 3 something."),
+    ("nodecert-status", "--usable", "0 the consumer may start, 1 it may not."),
+    ("nodecert-status", "--check", "As Nagios plugins: 0 fine, 1 due or owed, 2 not usable, 3 not known."),
 ];
 const FILES: [(&str, &str); 4] = [
     ("/etc/nodecert/config.toml", "The configuration, nodecert.toml(5)."),
@@ -65,15 +74,16 @@ fn page(command: Command) -> io::Result<Page> {
     if is_whole {
         man.render_subcommands_section(&mut text)?;
     }
-    rest(is_whole).to_writer(&mut text)?;
+    rest(&name, is_whole).to_writer(&mut text)?;
     Ok(Page { name, section: "1", text })
 }
 
 /// What clap does not know of.
-fn rest(is_whole: bool) -> Roff {
+fn rest(name: &str, is_whole: bool) -> Roff {
     let mut text = Roff::new();
+    let answers = ANSWERS.iter().filter(|(of, ..)| *of == name).map(|(_, option, said)| (*option, *said));
+    list(&mut text, "EXIT STATUS", &answers.chain(EXIT_CODES).collect::<Vec<_>>());
     if is_whole {
-        list(&mut text, "EXIT STATUS", &EXIT_CODES);
         list(&mut text, "FILES", &FILES);
     }
     text.control("SH", ["SEE ALSO"]);

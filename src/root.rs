@@ -52,7 +52,7 @@ impl Root {
     pub fn open(path: &Path) -> Result<Self, RootError> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let fd = openat(AT_FDCWD, path, flags, Mode::empty())
-            .map_err(|errno| RootError::io("open the root directory", path, errno))?;
+            .map_err(|errno| RootError::io("open directory", path, errno))?;
         // So that what is said of its files can be used wherever it is read.
         let shown = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let dir = Dir::new(fd, shown);
@@ -100,8 +100,17 @@ impl Root {
         match self.resolve(path, flags) {
             Ok(fd) => Ok(Some(Dir::new(fd, self.shown(path)))),
             Err(Errno::ENOENT) => Ok(None),
-            Err(errno) => Err(RootError::io("open directory", self.shown(path), errno)),
+            Err(errno) => {
+                Err(RootError::io("open directory", self.shown(self.in_the_way(path, errno)), errno))
+            }
         }
+    }
+
+    /// What stands where a directory belongs, if that is why a path cannot be opened; else the path.
+    fn in_the_way<'a>(&self, path: &'a Path, errno: Errno) -> &'a Path {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+        let blocks = |path: &&Path| matches!(self.resolve(path, flags), Err(Errno::ENOTDIR));
+        path.ancestors().take_while(|path| errno == Errno::ENOTDIR && blocks(path)).last().unwrap_or(path)
     }
 
     /// Says whose directories root may write in besides its own: those of whom it gives files to.
@@ -163,7 +172,10 @@ impl Root {
     /// Reads a regular file of at most `limit` bytes, by way of links that stay below the root.
     /// A device or a FIFO is refused and does not hang us. `None` if it is not there.
     pub fn read(&self, path: &Path, limit: usize) -> Result<Option<Read>, RootError> {
-        read_opened(self.resolve(path, TO_READ), self.shown(path), limit)
+        match self.resolve(path, TO_READ) {
+            Err(Errno::ENOTDIR) => self.dir(path).map(|_| None),
+            opened => read_opened(opened, self.shown(path), limit),
+        }
     }
 
     /// Who is known here, read once.

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use fake::{Fake, Fault, JWT, MOUNT, Proxy, ROLE, ROLE_ID, SECRET_ID, TOKEN};
 use nodecert::bundle::{Bundle, Pair};
-use nodecert::ca::{Backoff, Ca, CaError, Deadline, Issued, Material, Request, Settings, Table, local};
+use nodecert::ca::{Backoff, Ca, CaError, Deadline, Issued, Lack, Material, Request, Settings, Table, local};
 use nodecert::clock::Clock;
 use nodecert::identity::{Identity, KeyKind, Usage};
 use nodecert::key::{Key, Pending};
@@ -549,7 +549,7 @@ fn the_ladder_is_climbed_in_order_once_and_each_miss_has_its_reason() {
 fn secrets_that_are_not_there_yet_are_a_temporary_failure() {
     let fake = Fake::start();
     let settings = configured(&[&fake.url], FILE, &approle(false));
-    let absent = Err("/var/lib/nodecert/secrets/etcd: No such file".to_owned());
+    let absent = Err(Lack::absent("/var/lib/nodecert/secrets/etcd: No such file"));
     let ca = open(&settings, Material { secrets: vec![absent], ..material(&fake, &[]) });
     let (temporary, said) = refused(block(Asked::new().of(&ca)));
     assert!(temporary && said.contains("No such file"), "{said}");
@@ -586,6 +586,9 @@ fn published_certificates_need_no_login_and_a_mount_without_issuer_is_named() {
         let said = block(ca.published()).expect_err("a bad answer").to_string();
         assert!(said.contains(word), "{said}");
     }
+    fake.misbehave("auth/approle/login", Fault::Status(403, None, "permission denied"), 1);
+    let (_, said) = refused(block(Asked::new().of(&open(&settings, material(&fake, &[SECRET_ID])))));
+    assert!(said.contains("`bao auth list`") && !said.contains("namespace"), "{said}");
     fake.lose_issuer();
     let error = block(open(&settings, material(&fake, &[])).published()).expect_err("no issuer");
     assert!(!error.is_temporary() && error.to_string().contains("no issuer"), "{error}");
@@ -602,6 +605,7 @@ fn every_fault_of_a_table_comes_at_once() {
         (&format!("{good}urls = [\"http://127.0.0.1:8200\"]"), vec!["not https"]),
         (&format!("{good}urls = [\"https://u:p@127.0.0.1\"]"), vec!["user or password"]),
         (&format!("{good}urls = [\"https://127.0.0.1/v1/\"]"), vec!["/v1"]),
+        (&format!("{good}urls = [\"https://127.0.0.1/ui\"]"), vec!["/ui; leave that out"]),
         (&format!("{good}urls = [\"127.0.0.1:8200\"]"), vec!["URL"]),
         (
             &format!("proxy = \"http://u:p@h\"\n{good}urls = [\"https://h\"]\nrole = \"a/b\""),

@@ -249,6 +249,11 @@ fn a_host_that_was_decommissioned_says_so_to_people_and_programs() {
     let farewell = host.nodecert("decommission node01");
     assert_eq!(farewell.exit, 0, "{}{}", farewell.out, farewell.err);
     assert!(!farewell.out.contains("operator of CA"), "an embedded CA has none: {}", farewell.out);
+    let paths = farewell.out.split_whitespace().map(|word| word.trim_end_matches([',', ';', '.', ':']));
+    let outside: Vec<_> = paths
+        .filter(|word| word.starts_with('/') && !word.starts_with(host.root.path().to_str().unwrap()))
+        .collect();
+    assert!(outside.is_empty() && !farewell.out.contains("systemctl"), "{}", farewell.out);
 
     let said = "this host was decommissioned 20";
     assert!(host.nodecert("status").out.contains(said), "{}", host.nodecert("status").out);
@@ -258,8 +263,15 @@ fn a_host_that_was_decommissioned_says_so_to_people_and_programs() {
     for command in ["run", "plan", "plan --exit-code"] {
         let refused = host.nodecert(command);
         assert!(refused.exit == 78 && refused.err.contains(said), "{command}: {}", refused.err);
+        let mark = host.path("var/lib/nodecert/decommissioned").display().to_string();
+        assert!(refused.err.contains(&mark), "{}", refused.err);
     }
     assert_eq!(host.nodecert("status --usable").exit, 1);
+    let file = host.path("nodecert.prom");
+    host.nodecert(&format!("status --textfile {}", file.display()));
+    let text = fs::read_to_string(&file).unwrap();
+    let values: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+    assert_eq!(values, ["nodecert_decommissioned 1"], "nothing that an alert waits for");
 }
 
 #[test]
@@ -470,6 +482,12 @@ fn a_fault_names_the_setting_that_is_behind_it_and_where_it_stands() {
         (vec![("vault-ca.pem", "none.pem")], 5, "ca.etcd.tls.file"),
         (vec![("anchors.published = true", "anchors.file = \"/none.pem\"")], 6, "ca.etcd.anchors.file"),
         (vec![("nodecert/token", "nodecert/none")], 11, "ca.etcd.vault.auth"),
+        (
+            vec![("anchors.published = true", "anchors.file = \"/etc/nodecert/vault-ca.pem\"")],
+            6,
+            "ca.etcd.anchors",
+        ),
+        (vec![("dns = ", "owner = \"wbe\"\ndns = ")], 15, "certificate.web.owner"),
     ] {
         let host = of_vault(&fake, &changes);
         let run = host.nodecert("run --deadline 1s");
@@ -495,6 +513,21 @@ fn a_fault_is_told_once_by_hand_and_a_wait_when_it_begins() {
     assert_eq!(waited.exit, 75);
     assert_eq!(count(&waited, "127.0.0.1:1: "), [1, 1], "{}{}", waited.out, waited.err);
     assert!(away.nodecert("run --deadline 3s -v").err.matches("; next try in ").count() > 2);
+}
+
+/// The server's end of TLS on a port of its own: the alert internal_error, RFC 8446, 6.2.
+#[test]
+fn who_answers_with_an_alert_may_be_the_wrong_port() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::io::Write::write_all(&mut &stream, b"\x15\x03\x03\x00\x02\x02\x50").ok();
+        }
+    });
+    let host = of_vault(&fake::Fake::start(), &[("URL", &url)]);
+    let run = host.nodecert("run --deadline 1s");
+    assert!(run.exit == 75 && run.out.contains("InternalError; is it the right port?"), "{}", run.out);
 }
 
 /// By the time of this thread on a processor: the square of their number would be sixteen times as much.
@@ -583,6 +616,29 @@ fn plan_says_what_the_run_will_be_refused_for_all_at_once_and_names_the_table_of
 }
 
 #[test]
+fn status_says_that_a_file_is_someone_elses_and_what_stands_in_the_way_of_a_directory() {
+    let host = Host::new();
+    host.put("etc/web/pki/web.crt", "someone else's");
+    let shown = |below: &str| host.path(below).display().to_string();
+    let foreign = format!("{} was not written by nodecert; set replace = true", shown("etc/web/pki/web.crt"));
+    let status = host.nodecert("status web");
+    assert!(status.out.lines().next().unwrap().contains(&foreign), "{}", status.out);
+    assert!(host.nodecert("status --check").out.contains(&foreign));
+
+    fs::remove_dir_all(host.path("etc/web")).unwrap();
+    host.put("etc/web", "");
+    let barred =
+        format!("{} (something else stands where a directory belongs: move it away", shown("etc/web"));
+    for command in ["status web", "status --check", "plan --only web", "run"] {
+        let said = host.nodecert(command);
+        assert!(said.out.contains(&barred), "{command}: {}", said.out);
+        assert_eq!(said.err.matches("a directory belongs").count(), 0, "{command}: {}", said.err);
+    }
+    let run = host.nodecert("run");
+    assert_eq!((run.exit, run.out.matches(&barred).count()), (70, 1), "{}", run.out);
+}
+
+#[test]
 fn plan_says_that_a_ca_file_is_missing_and_that_a_directory_is_read_only() {
     let fake = fake::Fake::start();
     let lost = of_vault(&fake, &[("vault-ca.pem", "none.pem")]);
@@ -604,6 +660,51 @@ fn plan_says_that_a_ca_file_is_missing_and_that_a_directory_is_read_only() {
     let why = format!("cannot write in {}", host.path("etc/web").display());
     assert!(said.lines().all(|line| line.starts_with("blocked ")), "{said}");
     assert!(said.contains(&why) && said.contains("Read-only file system"), "{said}");
+}
+
+#[test]
+fn plan_says_that_a_first_run_finds_no_secret_or_someone_elses_file_and_ends_as_that_run_does() {
+    let fake = fake::Fake::start();
+    for (mode, exit, words) in
+        [(None, 75, "there is no file"), (Some(0o644), 70, "its mode 0644 lets others in")]
+    {
+        let host = of_vault(&fake, &[]);
+        let token = host.path("etc/nodecert/token");
+        match mode {
+            Some(mode) => fs::set_permissions(&token, fs::Permissions::from_mode(mode)).unwrap(),
+            None => fs::remove_file(&token).unwrap(),
+        }
+        let place = format!("({}:11, ca.etcd.vault.auth)", host.path("etc/nodecert/config.toml").display());
+        for (command, word) in [("plan", "blocked   web"), ("run", "failed    web")] {
+            let said = host.nodecert(command);
+            assert_eq!(said.exit, exit, "{command}: {}", said.out);
+            let line = said.out.lines().find(|line| line.starts_with(word)).unwrap_or_default();
+            assert!(line.contains(words) && line.ends_with(&place), "{command}: {}", said.out);
+        }
+    }
+    for (stands, exit) in [("someone else's", 70), ("", 70)] {
+        let host = of_vault(&fake, &[]);
+        host.put("etc/web/pki/ca.crt", stands);
+        for (command, word) in [("plan", "blocked   "), ("run", "failed    ")] {
+            let (said, path) = (host.nodecert(command), host.path("etc/web/pki/ca.crt"));
+            assert_eq!(said.exit, exit, "{command}: {}", said.out);
+            let line = said.out.lines().find(|line| line.contains("ca.crt")).unwrap_or_default();
+            assert!(line.starts_with(word), "{command}: {}", said.out);
+            assert!(line.contains(&format!("{} was not written by nodecert", path.display())), "{line}");
+        }
+    }
+    let host = of_vault(&fake, &[]);
+    fs::create_dir_all(host.path("var/lib")).unwrap();
+    fs::set_permissions(host.path("var/lib"), fs::Permissions::from_mode(0o777)).unwrap();
+    for command in ["plan", "run"] {
+        let said = host.nodecert(command);
+        let barred = format!("others can write to {}", host.path("var/lib").display());
+        assert!(said.exit == 70 && said.out.contains(&barred), "{command}: {}", said.out);
+    }
+    let host = of_vault(&fake, &[]);
+    host.put("etc/web/pki/ca.crt", &fake.anchors_pem());
+    assert_eq!(host.nodecert("plan").exit, 0, "it may be what the CA publishes");
+    assert_eq!(host.nodecert("run").exit, 0);
 }
 
 /// A CA certificate whose time was over in 2001.

@@ -36,6 +36,13 @@ fn every_command_has_a_page_that_the_first_one_names() {
             let long = option.get_long().unwrap();
             assert!(page.contains(&format!("--{long}")), "{name}(1) does not name --{long}");
         }
+        let exit = page.split_once(".SH \"EXIT STATUS\"").unwrap_or_else(|| panic!("{name}(1): {page}")).1;
+        for code in ["0", "77", "75", "70", "78", "2"] {
+            assert!(
+                exit.contains(&format!(".TP\n{code}\n")),
+                "{name}(1) does not say what {code} means: {exit}"
+            );
+        }
     }
 }
 
@@ -58,6 +65,11 @@ fn all_pages_are_written_to_a_directory_under_the_names_that_man_looks_for() {
     let directory = tempfile::tempdir().unwrap();
     let output = nodecert(&["man", "--directory", directory.path().to_str().unwrap()]);
     assert!(output.status.success(), "{output:?}");
+    let missing = directory.path().join("missing");
+    let output = nodecert(&["man", "--directory", missing.to_str().unwrap()]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains(&format!("cannot open directory {}", missing.display())), "{said}");
+    assert!(!said.contains("root directory"), "{said}");
     let written = std::fs::read_to_string(directory.path().join("nodecert-run.1")).unwrap();
     assert_eq!(written, page("nodecert-run"));
     let written = std::fs::read_to_string(directory.path().join("nodecert.toml.5")).unwrap();

@@ -19,7 +19,7 @@ use x509_parser::prelude::{FromDer, ParsedExtension, X509Certificate};
 use super::settings::{Faults, Server};
 use super::text::{said, server_url};
 use super::wire::{Answer, Body, Call, Wire};
-use super::{CaError, Deadline, Issued, Material, Request, Setting};
+use super::{CaError, Deadline, Issued, Lack, Material, Request, Setting};
 use crate::bundle::{Pair, Rejected, parse_chain};
 use crate::clock::Clock;
 use crate::https::Trust;
@@ -118,7 +118,7 @@ pub struct Cfssl {
     ca: Name,
     settings: Settings,
     wire: Wire,
-    key: Option<Result<Secret, String>>,
+    key: Option<Result<Secret, Lack>>,
     issuer: OnceCell<Result<Vec<CertificateDer<'static>>, Arc<CaError>>>,
 }
 
@@ -199,11 +199,11 @@ impl Cfssl {
     }
 
     fn hmac_key(&self) -> Result<hmac::Key, CaError> {
-        let missing = |why: String| CaError::NoSecret { ca: self.ca.clone(), why };
+        let missing = |lack| CaError::NoSecret { ca: self.ca.clone(), lack };
         let secret = match &self.key {
             Some(Ok(secret)) => secret.expose(),
-            Some(Err(why)) => return Err(missing(why.clone())),
-            None => return Err(missing("its key was not read".to_owned())),
+            Some(Err(lack)) => return Err(missing(lack.clone())),
+            None => return Err(missing(Lack::absent("its key was not read"))),
         };
         let bytes = hex(secret).ok_or_else(|| CaError::Unusable {
             ca: self.ca.clone(),

@@ -2,6 +2,22 @@
 
 use crate::setting::Name;
 
+/// Why a secret could not be had.
+#[derive(Debug, Clone)]
+pub struct Lack {
+    /// What is wrong and what to do.
+    pub why: String,
+    /// Whether something lies there that must not be used: no wait mends that.
+    pub is_fault: bool,
+}
+
+impl Lack {
+    /// It is not there, or not yet.
+    pub fn absent(why: impl Into<String>) -> Self {
+        Self { why: why.into(), is_fault: false }
+    }
+}
+
 /// Why a CA did not give what it was asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum CaError {
@@ -94,6 +110,8 @@ pub enum CaError {
         reasons: String,
         /// Whether the CA refused one of them; if not, the secrets are not there yet.
         refused: bool,
+        /// Whether one of them needs a secret that lies here and must not be used.
+        is_fault: bool,
     },
     /// A name that is one certificate's, and that certificate cannot be ours or cannot be renewed.
     #[error(
@@ -107,13 +125,13 @@ pub enum CaError {
         /// What is there.
         why: String,
     },
-    /// What a request is to hold cannot be had yet.
-    #[error("CA {ca} cannot be asked yet: {why}")]
+    /// What a request is to hold cannot be had.
+    #[error("CA {ca} cannot be asked: {}", lack.why)]
     NoSecret {
         /// The CA.
         ca: Name,
         /// What is missing.
-        why: String,
+        lack: Lack,
     },
     /// What it needs on this host is not there or cannot be used: a fault of the host.
     #[error("CA {ca} cannot be asked: {why}")]
@@ -162,7 +180,12 @@ impl CaError {
 
     /// Whether the fault lies on this host.
     pub fn is_fault(&self) -> bool {
-        matches!(self, Self::Unusable { .. })
+        match self {
+            Self::Unusable { .. } => true,
+            Self::NoLogin { is_fault, .. } => *is_fault,
+            Self::NoSecret { lack, .. } => lack.is_fault,
+            _ => false,
+        }
     }
 
     /// Whether it is for an operator to act first.
@@ -173,10 +196,9 @@ impl CaError {
     /// Whether running again later may help without anyone doing anything.
     pub fn is_temporary(&self) -> bool {
         match self {
-            Self::Temporary { .. } | Self::Clock { .. } | Self::Pending { .. } | Self::NoSecret { .. } => {
-                true
-            }
-            Self::NoLogin { refused, .. } => !refused,
+            Self::Temporary { .. } | Self::Clock { .. } | Self::Pending { .. } => true,
+            Self::NoSecret { lack, .. } => !lack.is_fault,
+            Self::NoLogin { refused, is_fault, .. } => !refused && !is_fault,
             Self::Refused { .. }
             | Self::Untrusted { .. }
             | Self::Exchanged { .. }

@@ -13,7 +13,7 @@ use tokio::sync::OnceCell;
 
 use super::text::said;
 use super::wire::{Answer, Body, Call, Wire};
-use super::{CaError, Deadline, Issued, Material, Renewal, Request, Setting};
+use super::{CaError, Deadline, Issued, Lack, Material, Renewal, Request, Setting};
 use crate::bundle::{Bundle, Leaf, parse_chain};
 use crate::clock::Clock;
 use crate::https::Trust;
@@ -38,7 +38,7 @@ pub struct Puppet {
     clock: Clock,
     deadline: Deadline,
     trust: Voucher,
-    secrets: Vec<Result<Secret, String>>,
+    secrets: Vec<Result<Secret, Lack>>,
     known: OnceCell<Result<Known, Arc<CaError>>>,
 }
 
@@ -95,7 +95,7 @@ impl Puppet {
     pub(super) fn dialect(&self) -> Result<Dialect, CaError> {
         let secrets = self.secrets.iter().map(|secret| match secret {
             Ok(secret) => Ok(secret.clone()),
-            Err(why) => Err(CaError::NoSecret { ca: self.ca.clone(), why: why.clone() }),
+            Err(lack) => Err(CaError::NoSecret { ca: self.ca.clone(), lack: lack.clone() }),
         });
         let mut secrets = secrets.collect::<Result<Vec<_>, _>>()?.into_iter();
         let numbers = |of: &[(crate::key::Oid, _)]| of.iter().map(|(oid, _)| *oid).collect::<Vec<_>>();

@@ -30,8 +30,9 @@ pub(super) fn server_url(text: &str) -> Result<String, String> {
     if url.query().is_some() || url.fragment().is_some() {
         return wrong("it holds a query or fragment; write https://HOST:PORT");
     }
-    if url.path().trim_end_matches('/').ends_with("/v1") {
-        return wrong("it ends in /v1; leave that out");
+    let path = url.path().trim_end_matches('/');
+    if let Some(end) = ["/v1", "/ui"].iter().find(|end| path.ends_with(**end)) {
+        return wrong(&format!("it ends in {end}; leave that out"));
     }
     Ok(url.as_str().trim_end_matches('/').to_owned())
 }

@@ -15,7 +15,7 @@ use tokio::sync::OnceCell;
 
 use super::text::said;
 use super::wire::{Answer, Body, Call, Wire};
-use super::{CaError, Deadline, Issued, Keep, Material, Request};
+use super::{CaError, Deadline, Issued, Keep, Lack, Material, Request, Setting};
 use crate::bundle::{Bundle, Leaf, parse_chain};
 use crate::clock::Clock;
 use crate::https::{Trust, one_line};
@@ -47,7 +47,7 @@ pub struct Vault {
     trust: Trust,
     clock: Clock,
     deadline: Deadline,
-    secrets: Vec<Result<Secret, String>>,
+    secrets: Vec<Result<Secret, Lack>>,
     stored: Option<Secret>,
     bundles: BTreeMap<Name, Bundle>,
     keep: Keep,
@@ -132,22 +132,21 @@ impl Vault {
         call.method = Method::POST;
         call.headers.insert(TOKEN, self.header(&token.secret)?);
         call.body = Some(Body::Json(json!({ "serial_number": leaf.serial })));
-        let by_hand = format!(
-            "or have its operator run `bao write {}/revoke serial_number={}`",
-            self.settings.mount, leaf.serial
-        );
-        match self.checked(&self.wire, &call).await {
-            Ok(_) => Ok(()),
-            Err(CaError::Refused { ca, asked, url, said, advice, setting }) => {
-                let advice = [advice, by_hand]
-                    .into_iter()
-                    .filter(|part| !part.is_empty())
-                    .collect::<Vec<_>>()
-                    .join("; ");
-                Err(Arc::new(CaError::Refused { ca, asked, url, said, advice, setting }))
-            }
-            Err(error) => Err(Arc::new(error)),
-        }
+        let answer = self.checked(&self.wire, &call).await.map(drop);
+        answer.map_err(|error| Arc::new(self.unrevoked(error, leaf)))
+    }
+
+    /// A role is no matter here, and its operator needs no policy of ours.
+    fn unrevoked(&self, error: CaError, leaf: &Leaf) -> CaError {
+        let CaError::Refused { ca, asked, url, said, advice, setting } = error else { return error };
+        let path = format!("{}/revoke", self.settings.mount);
+        let (advice, setting) = match setting {
+            Setting::Role => (format!("a policy of the token must allow `update` on {path}"), Setting::Auth),
+            _ => (advice, setting),
+        };
+        let or = if advice.is_empty() { "" } else { ", or " };
+        let by_hand = format!("have its operator run `bao write {path} serial_number={}`", leaf.serial);
+        CaError::Refused { ca, asked, url, said, advice: advice + or + &by_hand, setting }
     }
 
     /// The names come from the CSR (`use_csr_sans`). The common name is sent beside it for roles that

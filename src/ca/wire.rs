@@ -244,7 +244,11 @@ impl Wire {
                     url: url.to_owned(),
                     why: format!("{}; {lack}", root_cause(error)),
                 }),
-                None if error.is_connect() => Trouble::Later { why: root_cause(error), after: None },
+                // Vault's own port for its cluster, the next one, says no more than that.
+                None if error.is_connect() => {
+                    let port = alert(error).map_or("", |_| "; is it the right port?");
+                    Trouble::Later { why: root_cause(error) + port, after: None }
+                }
                 None => Trouble::Later { why: root_cause(error) + perhaps_done(call), after: None },
             },
         }

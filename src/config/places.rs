@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use toml::de::{DeTable, DeValue};
 
+use super::merge;
 use crate::component::GONE;
 use crate::setting::{self, Fault};
 
@@ -79,14 +80,18 @@ impl Sources {
     pub(super) fn locate(&self, mut faults: Vec<Fault>) -> Faults {
         faults.sort_by_key(|fault| fault.span.as_ref().map_or(usize::MAX, |span| span.start));
         faults.dedup();
-        let lines = faults.iter().take(MAX_FAULTS);
-        Faults(
-            lines
-                .map(|fault| {
-                    format!("{}{}{}", self.place(fault), one_line(&fault.message), meant(&fault.message))
-                })
-                .collect(),
-        )
+        let padded = self.padded();
+        let tables = merge(&padded, &mut Vec::new());
+        let way = |fault: &Fault| fault.span.as_ref().and_then(|span| way(&tables, span.start));
+        let ways: Vec<_> = faults.iter().map(|fault| way(fault).unwrap_or_default()).collect();
+        let follow = followers(&faults, &ways);
+        let lines = faults.iter().zip(&ways).enumerate().filter(|(at, _)| !follow.contains(at));
+        let line = |(fault, way): (&Fault, &Way)| {
+            let message = one_line(&fault.message);
+            let setting = if way.is_value { format!(" ({})", way.keys.join(".")) } else { String::new() };
+            format!("{}{message}{setting}{}", self.place(fault), meant(&fault.message))
+        };
+        Faults(lines.take(MAX_FAULTS).map(|(_, found)| line(found)).collect())
     }
 
     /// What is no TOML comes first, and alone in its text: what else is wrong there seems so because of it.
@@ -160,21 +165,67 @@ fn find(keys: &Keys, way: &[&str]) -> Option<usize> {
     if rest.is_empty() { Some(key.at) } else { find(&key.below, rest) }
 }
 
+/// The keys on the way to a place, and whether it lies in a value: a key or a heading names itself.
+#[derive(Default)]
+struct Way {
+    keys: Vec<String>,
+    is_value: bool,
+}
+
+fn way(table: &DeTable<'_>, at: usize) -> Option<Way> {
+    table.iter().find_map(|(key, value)| {
+        let here = || match key.span().contains(&at) {
+            true => Some(Way::default()),
+            false => value.span().contains(&at).then(|| Way { keys: Vec::new(), is_value: true }),
+        };
+        let found = match value.get_ref() {
+            DeValue::Table(inner) => way(inner, at),
+            _ => here(),
+        };
+        let mut found = found.or_else(|| key.span().contains(&at).then(Way::default))?;
+        found.keys.insert(0, key.get_ref().to_string());
+        Some(found)
+    })
+}
+
+/// Those of the faults, in their order, that only say that a key is missing which stands below, misspelt or with a
+/// value that is wrong.
+fn followers(faults: &[Fault], ways: &[Way]) -> Vec<usize> {
+    let follower = |(at, way): (usize, &Way)| {
+        let wrong = way.keys.iter().skip(1).filter(|_| way.is_value).map(String::as_str);
+        let ca = way.keys.get(1).map_or("", String::as_str);
+        let said = |key| {
+            [format!("missing field `{key}`"), format!("CA {ca} has no {key};"), format!("{key} needs ")]
+        };
+        let said: Vec<_> = wrong.chain(near(&faults[at].message)).flat_map(said).collect();
+        let last =
+            move |said: String| faults[..at].iter().rposition(|fault| fault.message.starts_with(&said));
+        said.into_iter().filter_map(last)
+    };
+    ways.iter().enumerate().flat_map(follower).collect()
+}
+
 /// What an unknown key was likely meant to be, of those that serde says were expected.
 fn meant(message: &str) -> String {
-    let mut names = message.split('`').skip(1).step_by(2);
-    let Some(unknown) = names.next().filter(|_| message.starts_with("unknown ")) else {
-        return String::new();
-    };
-    let there: Vec<_> = names.collect();
+    let Some((unknown, there)) = unknown(message) else { return String::new() };
     if let Some((_, _, advice)) = GONE.iter().find(|(key, by, _)| *key == unknown && there.contains(by)) {
         return (*advice).to_owned();
     }
+    near(message).map_or_else(String::new, |name| format!("; did you mean `{name}`?"))
+}
+
+/// The nearest of what is there, if it is near.
+fn near(message: &str) -> Option<&str> {
+    let (unknown, there) = unknown(message)?;
     let near = there.into_iter().map(|name| (distance(unknown, name), name)).min();
-    match near.filter(|(apart, name)| *apart <= 2 && *apart < name.len().min(unknown.len())) {
-        Some((_, name)) => format!("; did you mean `{name}`?"),
-        None => String::new(),
-    }
+    let near = near.filter(|(apart, name)| *apart <= 2 && *apart < name.len().min(unknown.len()));
+    near.map(|(_, name)| name)
+}
+
+/// The unknown name and those that serde says were expected.
+fn unknown(message: &str) -> Option<(&str, Vec<&str>)> {
+    let mut names = message.split('`').skip(1).step_by(2);
+    Some((names.next().filter(|_| message.starts_with("unknown "))?, names.collect()))
 }
 
 /// How many letters have to be put in, taken out or exchanged (Wagner and Fischer, 1974).

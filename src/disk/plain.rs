@@ -62,6 +62,21 @@ pub fn trust_is(
     trust(root, path, &pem, &ours, owner, replace)?.difference(root)
 }
 
+/// The same while the anchors are not known: any certificates may be they, and nothing else.
+pub fn trust_may_be(root: &Root, path: &Path, replace: bool) -> Result<Option<&'static str>, DiskError> {
+    let certificates = |content: &[u8]| Anchors::parse(content).is_ok();
+    let wanted = trust(root, path, "", &certificates, &Owner::default(), replace)?;
+    Ok(Some(match wanted.compare(root)? {
+        Some(Difference::Missing) => ABSENT,
+        _ if replace || is_recorded(root, path)? => "the CA's certificates are not known yet",
+        Some(Difference::Content { .. }) => {
+            "the CA's certificates are not known yet; what stands there was not written by nodecert, and stays if it holds others"
+        }
+        // It is empty.
+        None | Some(Difference::Attributes(..)) => return wanted.foreign(root).map(|_| None),
+    }))
+}
+
 /// Reads a text below the root, a configuration or template; also says whether only its owner can
 /// read it. A link to /dev/null is an empty text, as systemd masks files. `None` if it is not there.
 pub fn read_text(root: &Root, path: &Path, limit: usize) -> Result<Option<(String, bool)>, DiskError> {

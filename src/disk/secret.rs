@@ -18,17 +18,40 @@ pub fn secret(
 ) -> Result<Secret, DiskError> {
     let found = match source {
         SecretSource::Literal(secret) => Ok(secret.clone()),
-        SecretSource::File(path) => from_file(root, path),
+        SecretSource::File(path) => return secret_file(root, path),
         SecretSource::Credential(name) => from_credential(name),
         SecretSource::Env(name) => from_env(name),
         SecretSource::Command(argv) => run(argv).map(|printed| Secret::new(&printed)),
     };
-    let refused = |why| DiskError::Secret { from: source.to_string(), why };
-    match found {
-        Ok(secret) if secret.expose().is_empty() => Err(refused("it is empty".to_owned())),
-        Ok(secret) => Ok(secret),
-        Err(why) => Err(refused(why)),
+    found.and_then(filled).map_err(|why| lacking(source.to_string(), why, false))
+}
+
+/// Reads one that lies in a file.
+pub fn secret_file(root: &Root, path: &Path) -> Result<Secret, DiskError> {
+    let from = || SecretSource::File(path.to_owned()).to_string();
+    let fault = |why| lacking(from(), why, true);
+    let read = root.read(path, LIMIT).map_err(|error| fault(chain(&error)))?;
+    let shown = root.shown(path);
+    let Some(read) = read else {
+        let why = format!("there is no file {}; put the secret there, mode 0600", shown.display());
+        return Err(lacking(from(), why, false));
+    };
+    if read.meta.mode & 0o077 != 0 {
+        return Err(fault(format!(
+            "its mode {:04o} lets others in; what they may have read is no secret: renew it, then chmod 600 {}",
+            read.meta.mode,
+            shown.display()
+        )));
     }
+    filled(text(&read).map_err(fault)?).map_err(|why| lacking(from(), why, false))
+}
+
+fn lacking(from: String, why: String, is_fault: bool) -> DiskError {
+    DiskError::Secret { from, why, is_fault }
+}
+
+fn filled(secret: Secret) -> Result<Secret, String> {
+    if secret.expose().is_empty() { Err("it is empty".to_owned()) } else { Ok(secret) }
 }
 
 /// Where cloud-init keeps what it was given as user-data, and what it made of it (cloud-init's documentation,
@@ -68,21 +91,6 @@ pub fn copies(root: &Root, secret: &Secret) -> Vec<PathBuf> {
 
 fn contains(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
-}
-
-fn from_file(root: &Root, path: &Path) -> Result<Secret, String> {
-    let read = root.read(path, LIMIT).map_err(|error| chain(&error))?;
-    let read = read.ok_or_else(|| {
-        format!("there is no file {}; put the secret there, mode 0600", root.shown(path).display())
-    })?;
-    if read.meta.mode & 0o077 != 0 {
-        return Err(format!(
-            "its mode {:04o} lets others in; what they may have read is no secret: renew it, then chmod 600 {}",
-            read.meta.mode,
-            root.shown(path).display()
-        ));
-    }
-    text(&read)
 }
 
 /// systemd.exec(5): `$CREDENTIALS_DIRECTORY` holds a file for each; only the unit's user can read it.

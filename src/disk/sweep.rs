@@ -1,6 +1,7 @@
 //! What a run left that did not come to its end: drafts, each beside the file that it was to become. None
 //! of them grows, for their names are fixed, but one may be a key.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use super::DiskError;
@@ -9,7 +10,7 @@ use super::state::state_path;
 use crate::certificate::{Certificate, Layout};
 use crate::keepsake::Keepsake;
 use crate::node::Node;
-use crate::root::{Dir, Kind, Root};
+use crate::root::{Dir, Kind, Root, RootError};
 
 /// Removes the drafts of everything that this host is to hold, and those in the state. What cannot be swept, as
 /// on a file system that is read-only now, keeps nothing else from it: those are returned.
@@ -21,7 +22,13 @@ pub fn sweep(root: &Root, node: &Node) -> Vec<DiskError> {
     let files = files.map(|path| sweep_beside(root, path));
     let state = root.dir(&state_path("")).map_err(DiskError::from);
     let state = state.and_then(|dir| dir.map_or(Ok(()), |dir| sweep_state(&dir)));
-    certificates.chain(files).chain([state]).filter_map(Result::err).collect()
+    let unswept = certificates.chain(files).chain([state]).filter_map(Result::err);
+    unswept.filter(|error| !is_barred(error)).collect()
+}
+
+/// Whether something else stands in the place of its directory: then nothing was left there.
+fn is_barred(error: &DiskError) -> bool {
+    matches!(error, DiskError::Root(RootError::Io { source, .. }) if source.kind() == ErrorKind::NotADirectory)
 }
 
 fn sweep_certificate(root: &Root, certificate: &Certificate) -> Result<(), DiskError> {

@@ -9,6 +9,8 @@ use crate::clock::seconds;
 /// Each with its labels.
 type Values = Vec<(String, u64)>;
 
+const OUT: &str = "decommissioned";
+
 impl Report {
     /// In the text format, for node_exporter's textfile collector. Times are seconds since 1970.
     pub fn metrics(&self, now: SystemTime) -> String {
@@ -22,7 +24,8 @@ impl Report {
         let leaf = |line: &CertificateLine| line.leaf.as_ref().map(|leaf| seconds(leaf.not_after));
         let files = self.files.iter().filter(|line| line.action != Action::Keep).count();
         let last = self.last_run;
-        let metrics: [(&str, &str, Values); 8] = [
+        let is_out = self.decommissioned.is_some();
+        let metrics: [(&str, &str, Values); 9] = [
             ("certificate_not_after_seconds", "End of validity.", each(&leaf)),
             (
                 "certificate_renew_after_seconds",
@@ -47,9 +50,11 @@ impl Report {
             ),
             ("last_run_exit_code", "And with which exit code.", one(last.map(|last| last.exit.into()))),
             ("status_time_seconds", "When this was written.", one(Some(seconds(now)))),
+            (OUT, "Whether this host was taken out of service.", one(Some(is_out.into()))),
         ];
         let mut text = String::new();
-        for (name, help, values) in metrics {
+        // Of a host that is out of service nothing else is to be: no alert is to wait for it.
+        for (name, help, values) in metrics.into_iter().filter(|(name, ..)| !is_out || *name == OUT) {
             let _ = writeln!(text, "# HELP nodecert_{name} {help}\n# TYPE nodecert_{name} gauge");
             for (labels, value) in values {
                 let _ = writeln!(text, "nodecert_{name}{labels} {value}");

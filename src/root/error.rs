@@ -81,7 +81,7 @@ pub enum RootError {
     },
 }
 
-/// Who is to try again, and what else than a disk keeps a service from writing: systemd.exec(5), ReadWritePaths=.
+/// What to do, who is to try again, and what else than a disk keeps a service from writing: systemd.exec(5), ReadWritePaths=.
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied if !geteuid().is_root() => {
@@ -89,6 +89,9 @@ fn advice(error: &io::Error) -> &'static str {
         }
         io::ErrorKind::ReadOnlyFilesystem => {
             " (for a service also what its unit says: `nodecert plan --read-write-paths` prints what it needs)"
+        }
+        io::ErrorKind::NotADirectory => {
+            " (something else stands where a directory belongs: move it away, or choose another place)"
         }
         _ => "",
     }

@@ -2,6 +2,7 @@
 //! written down.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::sleep;
@@ -53,7 +54,11 @@ pub(super) async fn begin<'a>(world: &'a World, ask: &'a Ask) -> Result<Begun<'a
 
 /// A host that was taken out of service does not come back by its timer.
 fn in_service(world: &World) -> Result<(), Error> {
-    decommissioned(world)?.map_or(Ok(()), |since| Err(Error::Decommissioned(since)))
+    decommissioned(world)?.map_or(Ok(()), |since| Err(out_of_service(world, since)))
+}
+
+pub(super) fn out_of_service(world: &World, since: String) -> Error {
+    Error::Decommissioned { since, mark: world.root.shown(&Path::new(disk::STATE).join(DECOMMISSIONED)) }
 }
 
 /// Since when the host is out of service, if it is.

@@ -4,10 +4,12 @@ use std::path::Path;
 
 use super::failure::Failure;
 use super::survey::Survey;
+use crate::bundle::Rejected;
 use crate::ca::Setting;
 use crate::component::role_keys;
 use crate::disk::DiskError;
 use crate::report::Trouble;
+use crate::root::RootError;
 use crate::setting::Name;
 
 /// The keys on the way to a setting.
@@ -34,6 +36,7 @@ impl Survey {
                 Some(about) => about,
                 None => return Vec::new(),
             },
+            Failure::Rejected { ca, why: Rejected::Untrusted(_), .. } => (ca, Setting::Anchors),
             Failure::Rejected { ca, .. } => (ca, Setting::Role),
             Failure::Anchors { ca, .. } => (ca, Setting::Anchors),
             Failure::NoCaFile { ca, key, .. } | Failure::CaFile { ca, key, .. } => match *key {
@@ -45,6 +48,10 @@ impl Survey {
             Failure::Disk(error) => match **error {
                 DiskError::Missing { .. } => return vec![[table, &["template"]].concat()],
                 DiskError::Foreign { .. } | DiskError::Secret { .. } => return vec![self.own(table)],
+                DiskError::Root(RootError::NoUser { what: "user", .. }) => {
+                    return vec![[table, &["owner"]].concat()];
+                }
+                DiskError::Root(RootError::NoUser { .. }) => return vec![[table, &["group"]].concat()],
                 _ => return Vec::new(),
             },
             _ => return Vec::new(),

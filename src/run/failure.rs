@@ -7,7 +7,7 @@ use crate::bundle::Rejected;
 use crate::ca::CaError;
 use crate::ca::local::LocalError;
 use crate::config::Faults;
-use crate::disk::{DiskError, STATE};
+use crate::disk::DiskError;
 use crate::facts::FactsError;
 use crate::keepsake::Unkept;
 use crate::key::KeyError;
@@ -40,8 +40,13 @@ pub enum Error {
     #[error("{0} is no certificate: a CA can revoke nothing of it, and nothing was asked")]
     NoCertificate(String),
     /// This host has been taken out of service.
-    #[error("this host was decommissioned {0}; to bring it back, remove {STATE}/decommissioned")]
-    Decommissioned(String),
+    #[error("this host was decommissioned {since}; to bring it back, remove {}", mark.display())]
+    Decommissioned {
+        /// When.
+        since: String,
+        /// What says so.
+        mark: PathBuf,
+    },
     /// There is no way to wait for anything.
     #[error("the kernel gives no event queue: too many open files?")]
     Kernel(#[source] std::io::Error),
@@ -62,7 +67,7 @@ impl Error {
     /// The exit code it asks for.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Config(_) | Self::Decommissioned(_) => Exit::Config,
+            Self::Config(_) | Self::Decommissioned { .. } => Exit::Config,
             Self::Unknown { .. } | Self::AnotherHost { .. } | Self::NoCertificate(_) => Exit::Usage,
             Self::Stopped => Exit::Temporary,
             Self::Kernel(_) => Exit::Fault,

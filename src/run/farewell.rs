@@ -73,7 +73,15 @@ async fn give_up_all(world: &World, names: &[Name], ask: &Ask) -> Result<Farewel
     let mut farewell = Farewell::default();
     for name in survey.last_first().filter(|name| asked.contains(*name)) {
         match run.other_way_in(&survey, name) {
-            Ok(()) => drop(run.give_up(&survey, name, &mut farewell).await),
+            Ok(()) => {
+                let given_up = run.give_up(&survey, name, &mut farewell).await;
+                let refused = farewell.failed.last().is_some_and(|last| last.exit == Exit::Refused);
+                if !given_up && refused {
+                    farewell.left.push(format!(
+                        "{name}: what is held stays in force; `nodecert run --force --only {name}` gets another, revoked or not"
+                    ));
+                }
+            }
             Err(failure) => farewell.failed.push(failed(&survey, name, &failure)),
         }
     }
@@ -151,12 +159,9 @@ impl Run<'_> {
         match self.revoked(survey, name).await {
             Ok(done) => farewell.done.push(done),
             Err(Failure::ByHand(command)) => {
-                let message = format!(
-                    "{name}: CA {} is asked by its operator alone",
-                    survey.node.certificates[name].ca
-                );
+                let ca = &survey.node.certificates[name].ca;
+                let message = format!("{name}: CA {ca} is asked by its operator alone: {command}");
                 farewell.failed.push(Trouble { message, exit: Exit::Refused });
-                farewell.left.push(format!("{name}: {command}"));
             }
             Err(failure) => {
                 farewell.failed.push(failed(survey, name, &failure));
@@ -177,7 +182,8 @@ impl Run<'_> {
             let mut others = logins.into_iter().filter(|other| *other != name);
             let by_secret = material.stored.is_some() || material.secrets.iter().any(Result::is_ok);
             if !by_secret && !others.any(|other| self.opens(other, &material)) {
-                let lacks = material.secrets.into_iter().filter_map(Result::err).collect();
+                let lacks =
+                    material.secrets.into_iter().filter_map(Result::err).map(|lack| lack.why).collect();
                 return Err(Failure::LocksOut { ca: ca.clone(), lacks });
             }
         }

@@ -36,6 +36,8 @@ impl Survey {
             None => (Action::Keep, AS_CONFIGURED.to_owned()),
         };
         let trouble = self.trouble_of(certificate);
+        let unread = trouble.as_ref().filter(|_| verdict.is_none());
+        let reason = unread.map_or(reason, |trouble| trouble.message.clone());
         CertificateLine {
             name: certificate.name.clone(),
             ca: certificate.ca.clone(),
@@ -137,16 +139,9 @@ impl Survey {
                     .map_err(Failure::from)
             }
             Err(Some(failure)) => Err(failure.clone()),
-            Err(None) => disk::present(&world.root, std::slice::from_ref(&trust.path))
-                .map_err(Failure::from)
-                .map(|there| {
-                    let why = if there.is_empty() {
-                        disk::ABSENT
-                    } else {
-                        "the CA's certificates are not known yet"
-                    };
-                    Some(why.to_owned())
-                }),
+            Err(None) => disk::trust_may_be(&world.root, &trust.path, trust.replace)
+                .map(|why| why.map(str::to_owned))
+                .map_err(Failure::from),
         };
         self.line_of("ca".to_owned(), &trust.path, difference, &table_of(trust))
     }

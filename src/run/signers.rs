@@ -11,8 +11,8 @@ use super::failure::Failure;
 use super::load::{anchor_state, authority_state, crl_state, server_file};
 use super::survey::Survey;
 use super::{Ask, Run};
-use crate::ca::{self, Ca, Material};
-use crate::disk;
+use crate::ca::{self, Ca, Lack, Material};
+use crate::disk::{self, DiskError};
 use crate::hooks;
 use crate::setting::chain;
 use crate::setting::{Name, Secret, SecretSource};
@@ -146,7 +146,7 @@ impl Run<'_> {
             && token.is_some()
             && opened.as_ref().map(|text| text.trim_end()) == token.as_deref();
         if let Some(at) = wrapped.filter(|_| spent) {
-            secrets[at] = Err(format!("{}: {SPENT}", sources[at]));
+            secrets[at] = Err(Lack::absent(format!("{}: {SPENT}", sources[at])));
         }
         let token = token.filter(|_| !spent);
         if token.is_some() && stored.is_none() {
@@ -183,9 +183,9 @@ impl Run<'_> {
         }
     }
 
-    fn secret(&self, source: &SecretSource) -> Result<Secret, String> {
+    fn secret(&self, source: &SecretSource) -> Result<Secret, Lack> {
         disk::secret(self.root(), source, |argv| hooks::output(argv, self.stop))
-            .map_err(|error| chain(&error))
+            .map_err(|error| lack_of(&error))
     }
 
     /// The embedded CA's own key, made once.
@@ -210,6 +210,10 @@ impl Run<'_> {
         info!(ca = %name, "CA {name}: made the embedded CA's key");
         Ok(Some(made))
     }
+}
+
+pub(super) fn lack_of(error: &DiskError) -> Lack {
+    Lack { why: chain(error), is_fault: !error.is_temporary() }
 }
 
 const SPENT: &str =

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::begin::said_out;
-use super::failure::Error;
+use super::begin::{out_of_service, said_out};
+use super::failure::{Error, Failure};
 use super::lines::table_of;
 use super::survey::Survey;
 use super::{Ask, Done, Run, Trusts, World, keep, owed};
 use crate::certificate::Owner;
 use crate::clock::at;
+use crate::disk;
 use crate::node::TrustFile;
 use crate::plan::Verdict;
 use crate::report::{Action, CertificateLine, FileLine, OwedLine, Report};
@@ -19,7 +20,7 @@ use crate::setting::{Name, chain};
 /// What `run` would do, unless it would do nothing at all.
 pub fn plan(survey: &Survey, world: &World, only: &[Name]) -> Result<Report, Error> {
     if let Some(since) = said_out(world) {
-        return Err(Error::Decommissioned(since));
+        return Err(out_of_service(world, since));
     }
     let mut report = status(survey, world, only)?;
     survey.foresee(world, &mut report);
@@ -28,7 +29,23 @@ pub fn plan(survey: &Survey, world: &World, only: &[Name]) -> Result<Report, Err
 
 /// What is there and what `run` would do about it, without doing it.
 pub fn status(survey: &Survey, world: &World, only: &[Name]) -> Result<Report, Error> {
-    told(survey, world, only, Vec::new())
+    let mut report = told(survey, world, only, Vec::new())?;
+    for line in report.certificates.iter_mut().filter(|line| line.state == "damaged") {
+        survey.own_up(world, line);
+    }
+    Ok(report)
+}
+
+impl Survey {
+    /// What looks damaged may be someone else's file, which no run mends.
+    fn own_up(&self, world: &World, line: &mut CertificateLine) {
+        let may = disk::may_commit(&world.root, &self.node.certificates[&line.name], false);
+        if let Err(failure) = may.map_err(Failure::from)
+            && failure.is_foreign()
+        {
+            line.reason = self.trouble(&failure, &["certificate", line.name.as_str()]).message;
+        }
+    }
 }
 
 /// The same, where some files have just been looked at.
@@ -41,7 +58,7 @@ fn told(survey: &Survey, world: &World, only: &[Name], seen: Vec<FileLine>) -> R
         files.retain(|line| concerned.contains(line.path.as_path()));
     }
     let decommissioned = said_out(world);
-    let out = decommissioned.clone().map(|since| Error::Decommissioned(since).to_string());
+    let out = decommissioned.clone().map(|since| out_of_service(world, since).to_string());
     Ok(Report {
         certificates: chosen.map(|certificate| survey.line(certificate)).collect(),
         files,

@@ -5,6 +5,10 @@ use crate::ca::Setting;
 
 /// What to do next, where it is known, else nothing; and the key of the CA's table.
 pub(super) fn of(status: u16, said: &str, call: &Call<'_>, mount: &str) -> (String, Setting) {
+    if status == 403 && call.path.starts_with("/v1/auth/") && !call.headers.contains_key(TOKEN) {
+        let advice = "nothing is mounted there, then: see `mount` of that way to log in, and `bao auth list`";
+        return (advice.to_owned(), Setting::Auth);
+    }
     if status == 403 && !call.headers.contains_key(TOKEN) {
         let advice = "without a token this means that nothing is mounted there; see `mount` and `namespace`";
         return (advice.to_owned(), Setting::Mount);

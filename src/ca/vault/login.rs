@@ -11,7 +11,7 @@ use super::rung::{AppRole, Cert, Rung};
 use super::{TOKEN, Vault};
 use crate::bundle::Bundle;
 use crate::ca::wire::{Body, Wire};
-use crate::ca::{CaError, Setting};
+use crate::ca::{CaError, Lack, Setting};
 use crate::https::one_line;
 use crate::setting::{Name, Secret};
 
@@ -31,7 +31,7 @@ pub(super) struct Token {
 /// Why a rung did not bear.
 enum Missed {
     /// What it needs is not on this host.
-    Absent(String),
+    Absent(Lack),
     /// The CA said no, or there is no use in going on.
     Error(CaError),
 }
@@ -50,7 +50,7 @@ impl Vault {
 
     async fn climb(&self) -> Result<Token, CaError> {
         let mut secrets = self.secrets.iter();
-        let (mut reasons, mut refusals) = (Vec::new(), 0);
+        let (mut reasons, mut refused, mut is_fault) = (Vec::new(), false, false);
         for rung in &self.settings.auth {
             let secret = rung.secret().and_then(|_| secrets.next());
             let is_last = reasons.len() + 1 == self.settings.auth.len();
@@ -59,31 +59,34 @@ impl Vault {
                     tracing::info!(ca = %self.ca, way = %rung, "CA {}: going in with {rung}", self.ca);
                     return Ok(token);
                 }
-                Err(Missed::Absent(why)) => reasons.push(format!("{rung}: {why}")),
+                Err(Missed::Absent(lack)) => {
+                    is_fault |= lack.is_fault;
+                    reasons.push(format!("{rung}: {}", lack.why));
+                }
                 Err(Missed::Error(error))
                     if error.is_temporary() || error.is_fault() || self.settings.auth.len() == 1 =>
                 {
                     return Err(error);
                 }
                 Err(Missed::Error(error)) => {
-                    refusals += 1;
+                    refused = true;
                     reasons.push(format!("{rung}: {error}"));
                 }
             }
         }
-        Err(CaError::NoLogin { ca: self.ca.clone(), reasons: reasons.join("; "), refused: refusals > 0 })
+        Err(CaError::NoLogin { ca: self.ca.clone(), reasons: reasons.join("; "), refused, is_fault })
     }
 
     async fn step(
         &self,
         rung: &Rung,
-        secret: Option<&Result<Secret, String>>,
+        secret: Option<&Result<Secret, Lack>>,
         is_last: bool,
     ) -> Result<Token, Missed> {
         let secret = || match secret {
             Some(Ok(secret)) => Ok(secret),
-            Some(Err(why)) => Err(Missed::Absent(why.clone())),
-            None => Err(Missed::Absent("its secret was not read".to_owned())),
+            Some(Err(lack)) => Err(Missed::Absent(lack.clone())),
+            None => Err(Missed::Absent(Lack::absent("its secret was not read"))),
         };
         match rung {
             Rung::Token(_) => self.given(secret()?, is_last).await,
@@ -136,7 +139,7 @@ impl Vault {
 
     async fn certificate(&self, cert: &Cert, held: &BTreeMap<Name, Bundle>) -> Result<Token, Missed> {
         let Some(bundle) = held.get(cert.certificate.get_ref()) else {
-            return Err(Missed::Absent("it is not held, or not usable any more".to_owned()));
+            return Err(Missed::Absent(Lack::absent("it is not held, or not usable any more")));
         };
         let (server, trust) = (&self.settings.server, self.trust.clone());
         let wire = Wire::new(&self.ca, server, trust, Some(bundle), &self.clock, self.deadline)?;

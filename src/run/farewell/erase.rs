@@ -29,13 +29,13 @@ impl Run<'_> {
         for certificate in survey.node.certificates.values() {
             farewell.left.extend(self.good_still(survey, certificate).map_err(failed)?);
             let held = survey.holds(&certificate.name);
-            note(farewell, disk::erase(self.root(), certificate, held));
+            self.note(farewell, disk::erase(self.root(), certificate, held));
         }
         for path in survey.written() {
-            note(farewell, disk::erase_file(self.root(), path, false));
+            self.note(farewell, disk::erase_file(self.root(), path, false));
         }
         for path in survey.sources() {
-            note(farewell, disk::erase_file(self.root(), path, true));
+            self.note(farewell, disk::erase_file(self.root(), path, true));
         }
         let kept: Vec<_> = survey.kept().map(Keepsake::state).collect();
         let but: Vec<_> = kept.iter().map(String::as_str).chain([DECOMMISSIONED]).map(Path::new).collect();
@@ -46,9 +46,11 @@ impl Run<'_> {
         for kept in survey.kept() {
             let own = BTreeSet::from([kept.path.clone(), Path::new(disk::STATE).join(kept.state())]);
             let files: Vec<_> = survey.files_with(kept).cloned().chain(own).collect();
-            farewell.left.extend(copy_first(kept, disk::present(self.root(), &files).map_err(failed)?));
+            let there = disk::present(self.root(), &files).map_err(failed)?;
+            let there: Vec<_> = there.iter().map(|path| self.shown(path)).collect();
+            farewell.left.extend(copy_first(kept, &there));
         }
-        farewell.left.extend(survey.left_to_a_person());
+        farewell.left.extend(self.left_to_a_person(survey));
         Ok(())
     }
 
@@ -62,33 +64,67 @@ impl Run<'_> {
         let (name, serial, ca, end) = (&certificate.name, &leaf.serial, &certificate.ca, at(leaf.not_after));
         Ok(Some(format!("{name}: serial number {serial} of CA {ca} was not revoked and is good until {end}")))
     }
-}
 
-/// One that cannot be erased keeps no other from it.
-fn note(farewell: &mut Farewell, erased: Result<Erased, DiskError>) {
-    let erased = match erased {
-        Ok(erased) => erased,
-        Err(error) => return farewell.failed.push(Failure::from(error).trouble()),
-    };
-    farewell.done.extend(erased.gone.iter().map(|path| format!("erased {}", path.display())));
-    for (link, target) in erased.links {
-        let (link, target) = (link.display(), target.display());
-        farewell.done.push(format!("removed {link}, a link"));
-        farewell
-            .left
-            .push(format!("{link} was a link; the key it led to stays: {target}, unless others need it"));
+    /// One that cannot be erased keeps no other from it.
+    fn note(&self, farewell: &mut Farewell, erased: Result<Erased, DiskError>) {
+        let erased = match erased {
+            Ok(erased) => erased,
+            Err(error) => return farewell.failed.push(Failure::from(error).trouble()),
+        };
+        farewell.done.extend(erased.gone.iter().map(|path| format!("erased {}", self.shown(path))));
+        for (link, target) in erased.links {
+            let shown = if target.is_absolute() { self.shown(&target) } else { target.display().to_string() };
+            let (link, target) = (self.shown(&link), shown);
+            farewell.done.push(format!("removed {link}, a link"));
+            farewell
+                .left
+                .push(format!("{link} was a link; the key it led to stays: {target}, unless others need it"));
+        }
+        let foreign = |path: &PathBuf| {
+            let path = self.shown(path);
+            format!("{path} was not written by nodecert and stays; remove it if it is a key of this host")
+        };
+        farewell.left.extend(erased.foreign.iter().map(foreign));
     }
-    let foreign = |path: &PathBuf| {
-        format!(
-            "{} was not written by nodecert and stays; remove it if it is a key of this host",
-            path.display()
-        )
-    };
-    farewell.left.extend(erased.foreign.iter().map(foreign));
+
+    fn left_to_a_person(&self, survey: &Survey) -> Vec<String> {
+        // Below another root no unit runs, and those of the caller's host are not meant.
+        let timer = match self.world.tells {
+            true => "`systemctl disable --now nodecert.service nodecert-renew.timer`, ",
+            false => "",
+        };
+        let mut left = vec![
+            format!(
+                "this host: {timer}stop what used the certificates, and remove {} and the file of metrics, if one is written",
+                self.shown(Path::new("/etc/nodecert"))
+            ),
+            format!(
+                "to bring it back instead: remove {} and give it the secrets it needs",
+                self.shown(&Path::new(disk::STATE).join(DECOMMISSIONED))
+            ),
+        ];
+        // An embedded CA has no operator, and is gone.
+        let asked = survey.config.cas.iter().filter(|(_, ca)| ca.tls().is_some());
+        let names: Vec<_> = asked.map(|(name, _)| name.as_str()).collect();
+        if !names.is_empty() {
+            left.push(format!(
+                "the operator of CA {}: take back what lets this host log in (secret_id, token, role)",
+                names.join(", ")
+            ));
+        }
+        if !survey.node.keepsakes.iter().all(is_kept) {
+            left.push("the keys that other hosts share with this one live on there".to_owned());
+        }
+        left
+    }
+
+    /// A path as whoever calls has to write it.
+    fn shown(&self, path: &Path) -> String {
+        self.root().shown(path).display().to_string()
+    }
 }
 
-fn copy_first(kept: &Keepsake, there: impl IntoIterator<Item = PathBuf>) -> Option<String> {
-    let paths: Vec<_> = there.into_iter().map(|path| path.display().to_string()).collect();
+fn copy_first(kept: &Keepsake, paths: &[String]) -> Option<String> {
     (!paths.is_empty()).then(|| {
         let paths = paths.join(" and ");
         let why = match kept.form {
@@ -146,26 +182,6 @@ impl Survey {
             SecretSource::File(path) => Some(path.as_path()),
             _ => None,
         })
-    }
-
-    fn left_to_a_person(&self) -> Vec<String> {
-        let mut left = vec![
-            "this host: `systemctl disable --now nodecert.service nodecert-renew.timer`, stop what used the certificates, and remove /etc/nodecert".to_owned(),
-            format!("to bring it back instead: remove {}/{DECOMMISSIONED} and give it the secrets it needs", disk::STATE),
-        ];
-        // An embedded CA has no operator, and is gone.
-        let asked = self.config.cas.iter().filter(|(_, ca)| ca.tls().is_some());
-        let names: Vec<_> = asked.map(|(name, _)| name.as_str()).collect();
-        if !names.is_empty() {
-            left.push(format!(
-                "the operator of CA {}: take back what lets this host log in (secret_id, token, role)",
-                names.join(", ")
-            ));
-        }
-        if !self.node.keepsakes.iter().all(is_kept) {
-            left.push("the keys that other hosts share with this one live on there".to_owned());
-        }
-        left
     }
 }
 
