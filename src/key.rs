@@ -11,7 +11,6 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use rcgen::{KeyPair, PublicKeyData, RsaKeySize};
 use rustls_pki_types::PrivateKeyDer;
-use rustls_pki_types::pem::PemObject;
 use x509_parser::public_key::PublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
 use zeroize::Zeroizing;
@@ -42,8 +41,7 @@ pub enum KeyError {
     Entropy,
 }
 
-/// A private key. It cannot be cloned or shown; its memory is wiped when it is dropped. Of one that was read the PEM
-/// reader leaves a copy of the text in freed memory.
+/// A private key. It cannot be cloned or shown; its memory is wiped when it is dropped.
 pub struct Key {
     pair: Zeroizing<KeyPair>,
     pem: Zeroizing<String>,
@@ -80,11 +78,11 @@ impl Key {
 
     /// Reads a key and keeps its text as it is: a SEC1 key written anew would be mislabelled.
     pub fn parse(pem: &str) -> Result<Self, KeyError> {
-        let der = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| KeyError::Unreadable)?;
-        let der = Zeroizing::new(der);
+        let (wrap, der) = private_der(pem).ok_or(KeyError::Unreadable)?;
+        let der = wrap(&der);
         // The kind that almost every key is; otherwise rcgen would try one kind after the other from the start.
         let pair = KeyPair::from_der_and_sign_algo(&der, &rcgen::PKCS_ECDSA_P256_SHA256)
-            .or_else(|_| KeyPair::try_from(&*der))
+            .or_else(|_| KeyPair::try_from(&der))
             .map_err(|_| KeyError::Unreadable)?;
         let pair = Zeroizing::new(pair);
         Ok(Self { pair, pem: Zeroizing::new(pem.to_owned()) })
@@ -120,6 +118,31 @@ fn private_pem(der: &[u8]) -> Zeroizing<String> {
     }
     pem.push_str("-----END PRIVATE KEY-----\n");
     pem
+}
+
+/// How bytes are told to be of one of the three formats of a private key.
+type Wrap = for<'a> fn(&'a [u8]) -> PrivateKeyDer<'a>;
+
+/// The labels of RFC 7468 section 10, RFC 5915 section 4 and, by custom, RFC 8017.
+const LABELS: [(&str, Wrap); 3] = [
+    ("PRIVATE KEY", |der| PrivateKeyDer::Pkcs8(der.into())),
+    ("EC PRIVATE KEY", |der| PrivateKeyDer::Sec1(der.into())),
+    ("RSA PRIVATE KEY", |der| PrivateKeyDer::Pkcs1(der.into())),
+];
+
+/// What a PEM block of a private key holds; a library that reads it leaves copies in freed memory.
+fn private_der(pem: &str) -> Option<(Wrap, Zeroizing<Vec<u8>>)> {
+    let (wrap, body) = LABELS.iter().find_map(|(label, wrap)| {
+        let (_, rest) = pem.split_once(&format!("-----BEGIN {label}-----"))?;
+        Some((*wrap, rest.split_once(&format!("-----END {label}-----"))?.0))
+    })?;
+    // Neither is ever moved: both have room for all of the text.
+    let mut letters = Zeroizing::new(Vec::with_capacity(body.len()));
+    letters.extend(body.bytes().filter(|byte| !byte.is_ascii_whitespace()));
+    let mut der = Zeroizing::new(vec![0; letters.len()]);
+    let length = BASE64.decode_slice(&*letters, &mut der).ok()?;
+    der.truncate(length);
+    Some((wrap, der))
 }
 
 impl fmt::Debug for Key {
